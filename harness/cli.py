@@ -1,0 +1,199 @@
+"""The command line: `rollbench list | run | compare | show | doctor | env | stamp`."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from harness import commit, compare, doctor, envs, machine, runner, scenario, store
+from harness.errors import UserError
+from harness.pending import Pending
+from harness.progress import progress
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Benchmark RL rollout backends: the same scenarios on SGLang and on vLLM, each in its own environment.",
+)
+console = Console(soft_wrap=False)
+stderr = Console(stderr=True, soft_wrap=True)
+
+Results = Annotated[Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")]
+BOTH = ("sglang", "vllm")
+
+
+def say(text: str) -> None:
+    """One line as it is: no markup, no wrapping."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command("list")
+def list_cases() -> None:
+    """Show every case: what it measures, with which model, and whether this machine can run it."""
+    gpus = len(machine.gpu_names())
+    main = scenario.main_job(gpus)
+    table = Table("case", "model", "parameters", "here")
+    for name, case in scenario.cases().items():
+        short = {k: v for k, v in case.params().items() if k not in ("model", "gpus", "warmup", "steps", "seed")}
+        here = "yes" if case.gpus <= gpus else f"needs {case.gpus} GPU"
+        parameters = ", ".join(f"{k} {v}" for k, v in short.items())
+        table.add_row(name, case.model, parameters, here + (", main job" if name in main else ""))
+    console.print(table)
+
+
+@app.command()
+def run(
+    cases: Annotated[
+        list[str] | None,
+        typer.Argument(help="Cases (`rollbench list`), scenarios or patterns (`single_turn/*`); none: the main job."),
+    ] = None,
+    engine: Annotated[list[str] | None, typer.Option("--engine", "-e", help="vllm, sglang or fake; repeat it.")] = None,
+    launches: Annotated[int, typer.Option(min=1, help="Fresh launches of each engine, in ABBA order.")] = 3,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of the same plan.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that any one call to an engine may take.")] = 900,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Refuse when another run holds the machine.")] = False,
+    results: Results = None,
+) -> None:
+    """Measure cases on the engines, interleaved, and write a record for each case and engine.
+
+    \b
+    rollbench run                                 the main job of this machine, both engines
+    rollbench run single_turn/tiny-16 -e vllm     one case on one engine
+    rollbench run 'single_turn/*' --launches 5    every case of a scenario that fits this machine
+    """
+    root = results or store.default_root()
+    names = list(dict.fromkeys(engine or BOTH))
+    environments = [envs.find(name) for name in names]
+    chosen = scenario.select(cases or [], len(machine.gpu_names()))
+    store.writable(root)
+    with runner.alone(not no_wait, say), progress() as tell:
+        plan = runner.Run(environments, launches, root, resume, timeout, tell, say)
+        try:
+            written, failed = plan.cases(chosen)
+        except KeyboardInterrupt:
+            kept = Pending.interrupted(root / ".work" / "pending")
+            stop(f"interrupted: {kept} finished launches are kept; the same command with --resume goes on", 130)
+    records = [store.load(path) for path in written]
+    if records:
+        tables(records)
+        say("records:")
+        for path in written:
+            say(f"  {path}")
+    if failed:
+        stop(f"{failed} launch(es) failed, their errors stand above; logs are in {root / '.work' / 'logs'}", 1)
+
+
+def tables(records: list[compare.Record], markdown: bool = False) -> None:
+    shown = [compare.levels_table(records), compare.ratios_table(records)]
+    for table in [t for t in shown if t.row_count]:
+        if markdown:
+            say(compare.markdown(table) + "\n")
+        else:
+            console.print(table)
+
+
+@app.command("compare")
+def compare_records(
+    records: Annotated[list[Path] | None, typer.Argument(help="Two record files: BEFORE AFTER. None: the newest.")] = None,
+    case: Annotated[list[str] | None, typer.Option("--case", help="Only this case; repeat it.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Tables as GitHub shows them.")] = False,
+    results: Results = None,
+) -> None:
+    """Compare two records, or the newest of every case and engine on this machine, by ratios with intervals."""
+    if not records:
+        found, skipped = compare.latest(results or store.default_root(), machine.fingerprint().id, case or ())
+        for reason in skipped:
+            stderr.print(f"skipped {reason}", markup=False, highlight=False)
+        if not found:
+            raise UserError("no records of this machine: `rollbench run` makes them")
+        tables(found, markdown)
+        return
+    if len(records) != 2:
+        raise UserError(f"compare takes two records, BEFORE and AFTER, or none; {len(records)} given")
+    before, after = map(store.load, records)
+    table = compare.records_table(before, after)
+    say(compare.markdown(table)) if markdown else console.print(table)
+
+
+@app.command()
+def show(record: Annotated[Path, typer.Argument(help="A record file.")]) -> None:
+    """Show one record: what was measured, how, on what, and every launch."""
+    found = store.load(record)
+    table = Table(title=f"{found.case} on {found.engine}", show_header=False, title_justify="left")
+    about = {
+        "measured": f"{found.started:%Y-%m-%d %H:%M} to {found.ended:%H:%M} UTC",
+        "machine": f"{found.machine.cpu}, {found.machine.cores} cores, {', '.join(found.machine.gpus) or 'no GPU'}",
+        "lane": f"{found.lane}, lock {found.lock_hash[:8] or 'none'}",
+        "commit": found.commit.id + (" (files differed)" if found.commit.dirty else ""),
+    }
+    parts = {"params": found.params, "options": found.options, "flags": found.flags, "versions": found.versions}
+    for name, text in (about | {k: ", ".join(f"{a}={b}" for a, b in v.items()) for k, v in parts.items()}).items():
+        table.add_row(name, text)
+    for launch in found.launches:
+        bad = [name for name, certificate in launch.certificates.items() if not certificate.ok]
+        text = launch.error or f"certificates: {f'broken: {bad}' if bad else 'all hold'}\n" + "\n".join(
+            f"{name}: {', '.join(f'{v:g}' for v in values)}" for name, values in launch.samples.items()
+        )
+        table.add_row(f"launch {launch.order}, pair {launch.pair}", text)
+    console.print(table, markup=False)
+
+
+@app.command("doctor")
+def check_machine(results: Results = None) -> None:
+    """Say what is on this machine, which engines can run, and what to do about those that cannot."""
+    found = list(doctor.findings(results or store.default_root()))
+    for finding in found:
+        advice = f"\n         {finding.advice}" if finding.advice else ""
+        say(f"{finding.state:<8} {finding.what}{advice}")
+    if any(finding.state == "error" for finding in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def env(engine: Annotated[str, typer.Argument(help="vllm or sglang.")]) -> None:
+    """Build an engine's environment from its lock, if it is not there yet; print its interpreter."""
+    say(envs.build(envs.known(engine), lambda text: stderr.print(text, markup=False, highlight=False)).python)
+
+
+@app.command()
+def stamp() -> None:
+    """Write the commit down, for a copy of this tree that will have no git history (a GPU machine, a container)."""
+    say(f"{commit.STAMP}: {commit.stamp().id}")
+
+
+def stop(text: str, code: int) -> None:
+    stderr.print(f"rollbench: {text}", markup=False, highlight=False)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """A user's mistake is one line on standard error and exit status 2."""
+    try:
+        yield
+    except UserError as error:
+        stderr.print(f"rollbench: {error}", markup=False, highlight=False)
+        sys.exit(2)
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, _interrupt)
+    with one_line_errors():
+        app()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+Command = Callable[..., None]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The light side of a worker: start it, call it, notice its death at once, end its whole process group."""
+
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from harness.errors import LaunchFailed
+from harness.paths import PACKAGE, shared_memory
+from harness.wire import Closed, Wire
+
+TAIL = 25  # lines of a log that an error shows
+GRACE = 5.0  # seconds that the processes of an ended group get to be gone
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a call returned, and the seconds it took on the worker's clock."""
+
+    value: Any
+    seconds: float
+
+
+@dataclass
+class Worker:
+    """One engine process and all that it starts, in a process group of its own.
+
+    The interpreter sees this package alone through PYTHONPATH (a folder with a link to it), so that packages of the
+    light environment never shadow an engine's own.
+    """
+
+    engine: str
+    python: str
+    log: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    paths: tuple[Path, ...] = ()  # further folders for PYTHONPATH: the shims
+
+    def __post_init__(self) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="rollbench-", dir=shared_memory())
+        self.folder = Path(self._scratch.name)
+        (self.folder / "site").mkdir()
+        (self.folder / "site" / "harness").symlink_to(PACKAGE)
+        self.started = time.monotonic()
+        there, back = os.pipe(), os.pipe()
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [self.python, "-m", "harness.worker", self.engine, str(there[0]), str(back[1])],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(there[0], back[1]),
+                start_new_session=True, env=self._environment(), cwd=self.folder,
+            )  # fmt: skip
+        os.close(there[0])
+        os.close(back[1])
+        self._wire = Wire(back[0], there[1])
+        self._pidfd = os.pidfd_open(self.pid)
+        self.ended = False
+
+    def _environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+        paths = os.pathsep.join(map(str, (self.folder / "site", *self.paths)))
+        return kept | dict(self.environment) | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def call(self, name: str, timeout: float, **args: Any) -> Reply:
+        """Ask the worker; `timeout` in seconds. Any error, death or time-out ends the group and raises LaunchFailed."""
+        try:
+            self._wire.send({"call": name, "args": args})
+            message = self._wire.receive(time.monotonic() + timeout, self._pidfd)
+        except TimeoutError:
+            raise self._failed(f"no answer to {name} within {timeout:g} s") from None
+        except Closed:
+            raise self._failed(f"died in {name}") from None
+        except BaseException:  # Ctrl-C among them: nothing may stay behind
+            self.end()
+            raise
+        if "error" in message:
+            raise self._failed(f"{name} failed: {message['error']}")
+        return Reply(message["value"], message["seconds"])
+
+    def _failed(self, what: str) -> LaunchFailed:
+        self.end()
+        code = self._process.returncode
+        how = f" (exit status {code})" if what.startswith("died") else ""
+        return LaunchFailed(f"{self.engine}: {what}{how}\n--- the end of {self.log}:\n{tail(self.log)}")
+
+    def close(self, timeout: float = 60.0) -> list[str]:
+        """Ask the engine to end itself; names of the processes that did not, and had to be killed."""
+        if self.ended:
+            return []
+        self.call("close", timeout)
+        select.select([self._pidfd], [], [], timeout)
+        deadline = time.monotonic() + GRACE
+        while (left := group(self.pid)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        names = [name_of(process) for process in left]
+        self.end()
+        return names
+
+    def end(self) -> None:
+        """Kill what is left of the group and free what the worker held. Never raises, may be called again."""
+        if self.ended:
+            return
+        self.ended = True
+        deadline = time.monotonic() + GRACE
+        while time.monotonic() < deadline:
+            for process in (left := group(self.pid)):
+                try:
+                    process.send_signal(signal.SIGKILL)
+                except psutil.NoSuchProcess:
+                    continue
+            if self._process.poll() is not None and not left:
+                break
+            time.sleep(0.01)
+        self._wire.close()
+        os.close(self._pidfd)
+        self._scratch.cleanup()
+
+    def peak_memory(self) -> int:
+        """Bytes: the sum of the peak resident sizes of the group's processes (pages they share count in each)."""
+        return sum(peak_resident(process.pid) for process in group(self.pid))
+
+
+def group(leader: int) -> list[psutil.Process]:
+    """Live processes of the session that `leader` leads: a child that makes a process group of its own stays in it,
+    so does one whose parent has died."""
+    found = []
+    for pid in psutil.pids():
+        try:
+            if os.getsid(pid) == leader and (process := psutil.Process(pid)).status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, PermissionError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def name_of(process: psutil.Process) -> str:
+    try:
+        return f"{process.name()} ({process.pid})"
+    except psutil.NoSuchProcess:
+        return str(process.pid)
+
+
+def peak_resident(pid: int) -> int:
+    """VmHWM of a process in bytes, 0 when it is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def tail(path: Path, lines: int = TAIL) -> str:
+    """The last lines of a file, however large."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 64 * 1024))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError as error:
+        return f"(no log: {error})"

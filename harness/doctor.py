@@ -1,0 +1,76 @@
+"""What is on this machine, which lanes and engines can run, and what to do about what cannot."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness import envs, machine, paths, store
+from harness.errors import UserError
+
+DISK_GIB = 8  # both CPU environments with uv's cache
+
+
+@dataclass(frozen=True)
+class Finding:
+    state: Literal["ok", "warning", "error"]
+    what: str
+    advice: str = ""
+
+
+def findings(root: Path) -> Iterator[Finding]:
+    found = machine.fingerprint()
+    yield Finding("ok", f"{found.cpu}, {found.cores} cores, {found.ram_gib:g} GiB of memory, Linux {found.kernel}")
+    if found.gpus:
+        yield Finding("ok", f"GPUs: {', '.join(found.gpus)}, driver {found.driver}: the cuda lane")
+    else:
+        yield Finding("ok", "no GPU that NVML shows: the cpu lane, with tiny models")
+    yield _load()
+    yield _shared_memory()
+    yield _disk()
+    for engine in ("sglang", "vllm"):
+        yield _environment(engine)
+    try:
+        yield Finding("ok", f"results go to {store.writable(root)}")
+    except UserError as error:
+        yield Finding("error", str(error), "choose a folder that you can write with --results or ROLLBENCH_RESULTS")
+
+
+def _load() -> Finding:
+    load, cores = os.getloadavg()[0], machine.fingerprint().cores
+    if load > cores / 2:
+        return Finding("warning", f"load average {load:.1f} on {cores} cores", "end what else runs here before measuring")
+    return Finding("ok", f"load average {load:.1f}")
+
+
+def _shared_memory() -> Finding:
+    where = paths.shared_memory()
+    free = shutil.disk_usage(where).free >> 20
+    if where == Path(tempfile.gettempdir()):
+        return Finding("warning", f"no /dev/shm: tokens travel through {where}", "mount a tmpfs on /dev/shm")
+    state: Literal["ok", "warning"] = "ok" if free > 256 else "warning"
+    return Finding(state, f"shared memory: {free} MiB free in {where}", "" if free > 256 else "enlarge /dev/shm")
+
+
+def _disk() -> Finding:
+    home = paths.cache_home()
+    existing = next(p for p in (home, *home.parents) if p.exists())
+    free = shutil.disk_usage(existing).free >> 30
+    if free < DISK_GIB:
+        return Finding("warning", f"{free} GiB free for {home}", f"environments take about {DISK_GIB} GiB: set ROLLBENCH_HOME")
+    return Finding("ok", f"{free} GiB free for environments and models in {home}")
+
+
+def _environment(engine: str) -> Finding:
+    try:
+        found = envs.find(engine)
+    except UserError as error:
+        return Finding("error", f"{engine} cannot run", str(error))
+    if not Path(found.python).exists():
+        return Finding("error", f"{engine}: {found.python} is gone", f"nox -s env-{engine}")
+    version = subprocess.run([found.python, "--version"], capture_output=True, text=True).stdout.strip()
+    return Finding("ok", f"{engine} in lane {found.lane}: {found.python} ({version})")

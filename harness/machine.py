@@ -1,0 +1,126 @@
+"""The machine: what it is (compared between records) and the state it is in (recorded, never compared)."""
+
+import functools
+import os
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+MIB = 1 << 20
+
+
+class Machine(BaseModel):
+    """A fingerprint. Records can be compared when `cpu`, `cores`, `gpus` and `driver` agree."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: str  # a name for people and folders
+    cpu: str
+    cores: int
+    ram_gib: float
+    gpus: tuple[str, ...]
+    driver: str
+    kernel: str
+
+    def same_kind(self) -> dict[str, object]:
+        return {"cpu": self.cpu, "cores": self.cores, "gpus": self.gpus, "driver": self.driver}
+
+
+@functools.cache
+def fingerprint() -> Machine:
+    cpu, cores = cpu_model(), len(os.sched_getaffinity(0))
+    with nvml() as n:
+        handles = _handles(n)
+        gpus = tuple(str(n.nvmlDeviceGetName(h)) for h in handles)
+        driver = str(n.nvmlSystemGetDriverVersion()) if handles else ""
+    name = f"{len(gpus)}x-{gpus[0]}" if gpus else f"{cpu}-{cores}-cores"
+    return Machine(
+        id=re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
+        cpu=cpu,
+        cores=cores,
+        ram_gib=round(psutil.virtual_memory().total / (1 << 30), 1),
+        gpus=gpus,
+        driver=driver,
+        kernel=platform.release(),
+    )
+
+
+def cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def state() -> dict[str, Any]:
+    """Load and memory now, and of each GPU its memory, clocks, temperature, power and throttle reasons."""
+    frequency = psutil.cpu_freq()
+    now: dict[str, Any] = {
+        "load_average": round(os.getloadavg()[0], 2),
+        "cpu_mhz": round(frequency.current) if frequency else None,
+        "ram_available_gib": round(psutil.virtual_memory().available / (1 << 30), 2),
+    }
+    with nvml() as n:
+        if handles := _handles(n):
+            now["gpus"] = [_gpu_state(n, h) for h in handles]
+    return now
+
+
+def device_memory_mib() -> list[int]:
+    """Memory in use on each GPU as the driver counts it, all processes together."""
+    with nvml() as n:
+        return [int(n.nvmlDeviceGetMemoryInfo(h).used) // MIB for h in _handles(n)]
+
+
+def gpu_names() -> tuple[str, ...]:
+    return fingerprint().gpus
+
+
+def _gpu_state(n: Any, handle: Any) -> dict[str, Any]:
+    reads = {
+        "used_mib": lambda: int(n.nvmlDeviceGetMemoryInfo(handle).used) // MIB,
+        "sm_mhz": lambda: n.nvmlDeviceGetClockInfo(handle, n.NVML_CLOCK_SM),
+        "memory_mhz": lambda: n.nvmlDeviceGetClockInfo(handle, n.NVML_CLOCK_MEM),
+        "celsius": lambda: n.nvmlDeviceGetTemperature(handle, n.NVML_TEMPERATURE_GPU),
+        "watts": lambda: n.nvmlDeviceGetPowerUsage(handle) / 1000,
+        "throttle_reasons": lambda: n.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
+    }
+    found: dict[str, Any] = {}
+    for name, read in reads.items():
+        try:
+            found[name] = read()
+        except n.NVMLError:  # not every card and driver answers everything
+            found[name] = None
+    return found
+
+
+@contextmanager
+def nvml() -> Iterator[Any]:
+    """The NVML module, initialised where there is a driver; `_handles` is empty where there is none."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield pynvml
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _handles(n: Any) -> list[Any]:
+    try:
+        return [n.nvmlDeviceGetHandleByIndex(i) for i in range(n.nvmlDeviceGetCount())]
+    except n.NVMLError:
+        return []

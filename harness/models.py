@@ -1,0 +1,186 @@
+"""Models without a hub: tiny ones with random weights, real shapes for dummy weights; any path or hub name works too."""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from harness.errors import UserError, nearest
+from harness.paths import cache_home
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A causal LM's dimensions, as its `config.json` states them."""
+
+    model_type: str  # llama, qwen2 or qwen3
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocab: int
+    tied: bool
+    head_dim: int = 0  # 0: hidden // heads
+    rope_theta: float = 1e6
+    context: int = 32768
+    weights: bool = False  # made here with random weights, else for an engine's dummy weights
+    dtype: str = "bfloat16"
+
+
+def tiny(model_type: str) -> Shape:
+    """About 4 million parameters: enough to behave like a model, small enough for a CPU."""
+    return Shape(model_type, 256, 4, 4, 2, 768, 2048, tied=False, head_dim=64, weights=True, dtype="float32")
+
+
+SHAPES = {
+    "tiny-llama": tiny("llama"),
+    "tiny-qwen2": tiny("qwen2"),
+    "tiny-qwen3": tiny("qwen3"),
+    # Dimensions from the configurations published with the models.
+    "Qwen2.5-0.5B": Shape("qwen2", 896, 24, 14, 2, 4864, 151936, tied=True),
+    "Qwen2.5-7B": Shape("qwen2", 3584, 28, 28, 4, 18944, 152064, tied=False),
+    "Qwen2.5-72B": Shape("qwen2", 8192, 80, 64, 8, 29568, 152064, tied=False),
+}
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What an engine loads: a folder or a hub name, and how (`auto` or `dummy`, which gives random weights)."""
+
+    path: str
+    load_format: str = "auto"
+    local: bool = True
+
+
+def find(name: str) -> Model:
+    """The model of that name: one of SHAPES (made at first use), a folder, or a hub's `organisation/name`.
+
+    Raises UserError when it is none of these.
+    """
+    if name in SHAPES:
+        return Model(str(made(name)), "auto" if SHAPES[name].weights else "dummy")
+    if Path(name).expanduser().is_dir():
+        if not Path(name).expanduser().joinpath("config.json").is_file():
+            raise UserError(f"model folder {name} holds no config.json")
+        return Model(str(Path(name).expanduser().resolve()))
+    if name.startswith(("/", ".", "~")):
+        raise UserError(f"model path {name} does not exist")
+    if name.count("/") == 1:
+        return Model(name, local=False)
+    raise UserError(f"no model {name!r}: {nearest(name, SHAPES)}, or give a folder or a hub's organisation/name")
+
+
+def made(name: str) -> Path:
+    """The folder of a shape's model under the cache, made at first use; its name carries a hash of what is in it."""
+    shape = SHAPES[name]
+    digest = hashlib.sha256(json.dumps([asdict(shape), _config(shape), _tokenizer()]).encode()).hexdigest()[:8]
+    folder = cache_home() / "models" / f"{name}-{digest}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent))
+        _write(shape, scratch)
+        try:
+            os.rename(scratch, folder)
+        except OSError:  # another process made it first
+            if not folder.is_dir():
+                raise
+    return folder
+
+
+def _write(shape: Shape, folder: Path) -> None:
+    files = {
+        "config.json": _config(shape),
+        "generation_config.json": {"bos_token_id": 256, "eos_token_id": 257},
+        "tokenizer.json": _tokenizer(),
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"},
+    }
+    for file, content in files.items():
+        (folder / file).write_text(json.dumps(content, indent=1) + "\n")
+    if shape.weights:
+        random = np.random.default_rng(0)
+        save_file(dict(_weights(shape, random)), folder / "model.safetensors", {"format": "pt"})
+
+
+def _config(shape: Shape) -> dict[str, object]:
+    return {
+        "architectures": [ARCHITECTURES[shape.model_type]],
+        "model_type": shape.model_type,
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim or shape.hidden // shape.heads,
+        "intermediate_size": shape.intermediate,
+        "vocab_size": shape.vocab,
+        "tie_word_embeddings": shape.tied,
+        "rope_theta": shape.rope_theta,
+        "max_position_embeddings": shape.context,
+        "rms_norm_eps": 1e-6,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "bos_token_id": 256,
+        "eos_token_id": 257,
+        "use_sliding_window": False,
+        "torch_dtype": shape.dtype,
+    }
+
+
+def _weights(shape: Shape, random: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and float32 values as Hugging Face checkpoints have them; scaled so that activations keep their size."""
+
+    def linear(out: int, into: int) -> np.ndarray:
+        return (random.standard_normal((out, into)) / math.sqrt(into)).astype(np.float32)
+
+    head = shape.head_dim or shape.hidden // shape.heads
+    q, kv = shape.heads * head, shape.kv_heads * head
+    yield "model.embed_tokens.weight", random.standard_normal((shape.vocab, shape.hidden)).astype(np.float32)
+    for layer in range(shape.layers):
+        at = f"model.layers.{layer}."
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            yield f"{at}{norm}.weight", np.ones(shape.hidden, np.float32)
+        for part, out, into in (("q", q, shape.hidden), ("k", kv, shape.hidden), ("v", kv, shape.hidden)):
+            yield f"{at}self_attn.{part}_proj.weight", linear(out, into)
+            if shape.model_type == "qwen2":
+                yield f"{at}self_attn.{part}_proj.bias", 0.1 * linear(out, 1)[:, 0]
+        yield f"{at}self_attn.o_proj.weight", linear(shape.hidden, q)
+        if shape.model_type == "qwen3":
+            for norm in ("q_norm", "k_norm"):
+                yield f"{at}self_attn.{norm}.weight", np.ones(head, np.float32)
+        for part in ("gate", "up"):
+            yield f"{at}mlp.{part}_proj.weight", linear(shape.intermediate, shape.hidden)
+        yield f"{at}mlp.down_proj.weight", linear(shape.hidden, shape.intermediate)
+    yield "model.norm.weight", np.ones(shape.hidden, np.float32)
+    if not shape.tied:
+        yield "lm_head.weight", linear(shape.vocab, shape.hidden)
+
+
+def _tokenizer() -> dict[str, object]:
+    """A byte-level tokenizer in the `tokenizers` library's JSON: one token a byte, then <s> and </s>.
+
+    The byte alphabet is GPT-2's: printable bytes stand for themselves, the others for code points from 256 on.
+    """
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    alphabet = [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+    special = [
+        {"id": 256 + i, "content": text, "special": True, "single_word": False, "lstrip": False, "rstrip": False,
+         "normalized": False}
+        for i, text in enumerate(("<s>", "</s>"))
+    ]  # fmt: skip
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    return {
+        "version": "1.0",
+        "added_tokens": special,
+        "pre_tokenizer": level,
+        "decoder": level,
+        "model": {"type": "BPE", "vocab": {char: i for i, char in enumerate(alphabet)}, "merges": []},
+    }

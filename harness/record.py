@@ -1,0 +1,117 @@
+"""The record: all launches of one case on one engine, machine and commit. It describes itself and is never edited.
+
+`python -m harness.record` prints its JSON Schema, which docs/record.schema.json holds.
+"""
+
+import json
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.errors import NotComparable
+from harness.machine import Machine
+
+SCHEMA = 1
+
+
+class Certificate(BaseModel):
+    """Whether a condition that the figures rest on held: the cell is invalid when one did not."""
+
+    model_config = ConfigDict(extra="forbid")
+    ok: bool
+    figure: float
+    reason: str
+
+
+class Commit(BaseModel):
+    """What code was measured. `tree` is git's hash of the committed tree; `dirty` says that the files differed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: str
+    tree: str
+    dirty: bool
+
+
+class Launch(BaseModel):
+    """One fresh set of processes. A launch that failed has its `error` and no samples."""
+
+    model_config = ConfigDict(extra="forbid")
+    order: int  # its place in the run, over all engines
+    pair: int  # launches of different engines with one number ran next to each other
+    started: datetime
+    ended: datetime
+    boot_id: str
+    age_s: float | None = None  # of the processes when the first step was measured
+    machine_state: dict[str, Any] = {}  # before and after
+    certificates: dict[str, Certificate] = {}
+    facts: dict[str, Any] = {}
+    samples: dict[str, list[float]] = {}
+    error: str | None = None
+
+
+class Record(BaseModel):
+    """One file of results/."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    run: str  # records of one run have interleaved launches
+    case: str
+    scenario: str
+    engine: str
+    params: dict[str, Any]
+    options: dict[str, Any]
+    flags: dict[str, Any]  # the engine's own, as it resolved them
+    lane: str
+    versions: dict[str, str]
+    lock_hash: str
+    machine: Machine
+    commit: Commit
+    started: datetime
+    ended: datetime
+    launches: list[Launch]
+
+    @property
+    def good(self) -> list[Launch]:
+        """Launches that ended."""
+        return [launch for launch in self.launches if launch.error is None]
+
+    def samples(self, metric: str) -> list[list[float]]:
+        """The samples of a metric, a list a good launch."""
+        return [launch.samples[metric] for launch in self.good if launch.samples.get(metric)]
+
+    @property
+    def broken(self) -> list[str]:
+        """Certificates that did not hold: `launch 3, cache: 128 tokens came from …`."""
+        return [
+            f"launch {launch.order}, {name}: {certificate.reason}"
+            for launch in self.good
+            for name, certificate in launch.certificates.items()
+            if not certificate.ok
+        ]
+
+    def must_compare(self, other: "Record") -> None:
+        """Raises NotComparable, naming the field, unless both measured the same thing on the same kind of machine."""
+        fields: tuple[tuple[str, Any, Any], ...] = (
+            ("case", self.case, other.case),
+            ("params", self.params, other.params),
+            ("options", self.options, other.options),
+            ("machine", self.machine.same_kind(), other.machine.same_kind()),
+        )
+        for name, before, after in fields:
+            if before != after:
+                where, before, after = difference(name, before, after)
+                raise NotComparable(f"{self.case}: {where} was {before!r}, now {after!r}: records cannot be compared")
+
+
+def difference(name: str, before: Any, after: Any) -> tuple[str, Any, Any]:
+    """The innermost field in which two values differ, dotted, with both values."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in sorted({*before, *after}):
+            if before.get(key) != after.get(key):
+                return difference(f"{name}.{key}", before.get(key), after.get(key))
+    return name, before, after
+
+
+if __name__ == "__main__":
+    print(json.dumps(Record.model_json_schema(), indent=1))

@@ -1,0 +1,195 @@
+"""Run cases: launches of all engines in ABBA order, each a fresh process group, each saved as soon as it has ended."""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness import commit, machine, models, store
+from harness.envs import Environment
+from harness.errors import LaunchFailed, UserError
+from harness.pending import Part, Pending
+from harness.record import Launch, Record
+from harness.rig import Rig, log_path
+from harness.scenario import Scenario
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A launch in a run: its place over all engines, and its pair."""
+
+    order: int
+    pair: int
+    environment: Environment
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `rollbench run` was asked for. `tell` is given what is being waited for; `report` what stays to be read."""
+
+    environments: Sequence[Environment]
+    launches: int
+    root: Path
+    resume: bool
+    timeout: float
+    tell: Tell
+    report: Tell
+
+    def schedule(self) -> list[Slot]:
+        """ABBA: every second pair runs its engines the other way round, so that drift hits all alike."""
+        slots = []
+        for pair in range(self.launches):
+            for environment in self.environments if pair % 2 == 0 else reversed(self.environments):
+                slots.append(Slot(len(slots) + 1, pair + 1, environment))
+        return slots
+
+    def cases(self, cases: dict[str, Scenario]) -> tuple[list[Path], int]:
+        """Run them all; the records written, and how many launches failed."""
+        for scenario in cases.values():
+            models.find(scenario.model)
+        written, failed = [], 0
+        for at, (name, scenario) in enumerate(cases.items(), 1):
+            self.report(f"case {name} ({at} of {len(cases)})")
+            records, bad = self._case(name, scenario)
+            written += records
+            failed += bad
+        return written, failed
+
+    def _case(self, name: str, scenario: Scenario) -> tuple[list[Path], int]:
+        folder = self.root / ".work" / "pending"
+        pending = Pending.open(folder, self._plan(name, scenario), self.resume)
+        slots, broken = self.schedule(), set[str]()
+        for slot in slots:
+            engine = slot.environment.engine
+            if engine in broken:
+                self.report(f"launch {slot.order} of {len(slots)}: {engine} skipped, it could not be started before")
+            elif _usable(pending, slots, slot):
+                self.report(f"launch {slot.order} of {len(slots)}: {engine} is there from the interrupted run")
+            else:
+                part = self._launch(name, scenario, slot, len(slots))
+                pending.save(engine, part)
+                if part.launch.error and not part.flags:
+                    broken.add(engine)
+        records, failed = [], 0
+        for environment in self.environments:
+            parts = list(pending.parts(environment.engine))
+            failed += sum(part.launch.error is not None for part in parts)
+            if any(part.launch.error is None for part in parts):
+                records.append(store.save(_record(pending.run, name, scenario, environment, parts), self.root))
+        pending.done()
+        return records, failed
+
+    def _launch(self, name: str, scenario: Scenario, slot: Slot, of: int) -> Part:
+        engine, before, started = slot.environment.engine, machine.state(), datetime.now(UTC)
+        log = log_path(self.root / ".work" / "logs" / name / f"{started:%Y%m%dT%H%M%SZ}", engine, slot.order)
+
+        def tell(what: str) -> None:
+            self.tell(f"launch {slot.order} of {of}: {engine}: {what}")
+
+        launch = Launch(order=slot.order, pair=slot.pair, started=started, ended=started, boot_id=machine.boot_id())
+        with Rig(slot.environment, scenario.model, scenario.options, log, self.timeout, tell) as rig:
+            try:
+                _measure(rig, scenario, launch, tell)
+            except LaunchFailed as error:
+                launch.error = str(error)
+                self.report(f"launch {slot.order} of {of} failed: {error}")
+        launch.ended = datetime.now(UTC)
+        launch.machine_state = {"before": before, "after": machine.state()}
+        if launch.error is None:
+            self.report(f"launch {slot.order} of {of}: {engine} took {(launch.ended - started).total_seconds():.0f} s")
+        return Part(launch=launch, flags=rig.flags, versions=rig.versions)
+
+    def _plan(self, name: str, scenario: Scenario) -> dict[str, Any]:
+        return {
+            "case": name,
+            "params": scenario.params(),
+            "options": scenario.options.of(""),
+            "native": scenario.options.native,
+            "launches": self.launches,
+            "environments": [(e.engine, e.lane, e.python, e.lock_hash) for e in self.environments],
+            "commit": commit.current().model_dump(),
+            "machine": machine.fingerprint().same_kind(),
+        }
+
+
+def _measure(rig: Rig, scenario: Scenario, launch: Launch, tell: Tell) -> None:
+    """Warm up, then take every step's samples into the launch, then end the engine and certify."""
+    samples = launch.samples
+    rig.worker  # noqa: B018, starts it
+    samples["startup"] = [rig.startup]
+    for index in range(scenario.warmup + scenario.steps):
+        step = index - scenario.warmup
+        tell(f"step {step + 1} of {scenario.steps}" if step >= 0 else f"warm-up {index + 1} of {scenario.warmup}")
+        if step == 0:
+            rig.reset_audit()
+            launch.age_s = rig.age
+        for metric, sample in scenario.step(rig, index).items():
+            if step >= 0:
+                samples.setdefault(metric, []).append(sample)
+    samples["peak_memory"] = [rig.memory_gib()]
+    tell("waiting for it to end")
+    launch.certificates = {**rig.audit.certificates(), "clean": rig.shut_down()}
+    launch.facts = {**rig.facts, "workload_sha256": rig.audit.hashes, "log": str(rig.log.name)}
+    launch.samples = {name: [float(f"{value:.6g}") for value in values] for name, values in samples.items()}
+
+
+def _usable(pending: Pending, slots: Sequence[Slot], slot: Slot) -> bool:
+    """Whether this launch of an interrupted run is there and good, and its pair on one boot of one machine: whole, or
+    begun on this one."""
+
+    def boot(slot: Slot) -> str | None:
+        part = pending.load(slot.environment.engine, slot.order)
+        return part.launch.boot_id if part and part.launch.error is None else None
+
+    boots = {boot(other) or machine.boot_id() for other in slots if other.pair == slot.pair}
+    return boot(slot) is not None and len(boots) == 1
+
+
+def _record(run: str, name: str, scenario: Scenario, environment: Environment, parts: Sequence[Part]) -> Record:
+    said = next(part for part in parts if part.launch.error is None)
+    return Record(
+        run=run,
+        case=name,
+        scenario=name.split("/")[0],
+        engine=environment.engine,
+        params=scenario.params(),
+        options=scenario.options.of("") | {"native": dict(scenario.options.native)},
+        flags=said.flags,
+        lane=environment.lane,
+        versions=said.versions | {"driver": machine.fingerprint().driver},
+        lock_hash=environment.lock_hash,
+        machine=machine.fingerprint(),
+        commit=commit.current(),
+        started=parts[0].launch.started,
+        ended=parts[-1].launch.ended,
+        launches=[part.launch for part in parts],
+    )
+
+
+@contextmanager
+def alone(wait: bool, report: Tell) -> Iterator[None]:
+    """Hold the machine: two runs at once would measure each other. Raises UserError when another holds it and `wait` is
+    not set."""
+    path = Path(tempfile.gettempdir()) / "rollbench.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with os.fdopen(descriptor, "r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = f"another run (process {file.read().strip() or '?'}) is measuring on this machine"
+            if not wait:
+                raise UserError(f"{holder}: two at once would measure each other; leave --no-wait out to wait") from None
+            report(f"{holder}: waiting for it to end")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        file.truncate()
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield

@@ -1,0 +1,88 @@
+"""A scenario: what one step of a measurement does. benchmarks/ holds them, each a frozen dataclass with its CASES."""
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from harness.rig import Rig
+
+
+@dataclass(frozen=True)
+class Options:
+    """Engine options in neutral words, the same for every engine; each adapter maps them to its engine's own flags."""
+
+    dtype: str = "bfloat16"
+    seed: int = 0
+    max_model_len: int = 4096
+    max_running: int = 512  # requests at once, and the largest batch in a CUDA graph
+    eager: bool = False  # no compilation, no CUDA graphs
+    prefix_caching: bool = True
+    multiprocessing: bool = True  # vLLM: the engine core in a process of its own (SGLang always has one)
+    memory_fraction: float = 0.8  # of the GPU
+    threads: int = 1  # of each engine process on a CPU
+    native: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # engine: its own flags, over all others
+
+    def of(self, engine: str) -> dict[str, Any]:
+        """What a worker of this engine is told."""
+        return asdict(self) | {"native": dict(self.native.get(engine, {}))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario(ABC):
+    """Parameters of a measurement, and how one step of it runs. `gpus` 0: a CPU suffices."""
+
+    model: str
+    gpus: int = 0
+    warmup: int = 2  # steps before the first that counts
+    steps: int = 5
+    options: Options = Options()
+
+    @abstractmethod
+    def step(self, rig: "Rig", index: int) -> dict[str, float]:
+        """One measurement: metric (a name of METRICS) and sample. `index` counts on through warm-up and steps."""
+
+    def params(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "options"}
+
+
+def cases() -> dict[str, Scenario]:
+    """Every case of benchmarks/ by its full name, `scenario/case`."""
+    import benchmarks
+
+    found = {}
+    for module in sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if not m.ispkg):
+        loaded = importlib.import_module(f"benchmarks.{module}")
+        found |= {f"{module}/{name}": case for name, case in loaded.CASES.items()}
+    return found
+
+
+def main_job(gpus: int) -> Sequence[str]:
+    """The cases that run when none is named."""
+    import benchmarks
+
+    return benchmarks.MAIN_GPU if gpus else benchmarks.MAIN_CPU
+
+
+def select(names: Sequence[str], gpus: int) -> dict[str, Scenario]:
+    """Cases by full name, by scenario (those that a machine of so many GPUs can run), or by pattern (`single_turn/*`).
+
+    No name at all means the main job. Raises UserError for a name that fits nothing or needs more GPUs.
+    """
+    known, chosen = cases(), {}
+    able = {name: case for name, case in known.items() if case.gpus <= gpus}
+    for name in names or main_job(gpus):
+        if name in known and name not in able:
+            raise UserError(f"case {name} needs {known[name].gpus} GPU(s), this machine has {gpus}")
+        pattern = name if "/" in name else f"{name}/*"
+        fitting = {full: case for full, case in able.items() if fnmatchcase(full, pattern)}
+        if not fitting:
+            raise UserError(f"no case {name!r}: {nearest(name, known)} (`rollbench list` shows all)")
+        chosen |= fitting
+    return chosen

@@ -1,0 +1,81 @@
+"""Records on disk: one file each under results/<machine>/<scenario>/<case>/, written whole or not at all, never edited."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from harness.errors import UserError
+from harness.paths import results_home
+from harness.record import Record
+
+
+def writable(root: Path) -> Path:
+    """The results folder, made if it is not there. Raises UserError, before anything is measured, when no file can be
+    written into it."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            return root
+    except OSError as error:
+        raise UserError(f"results folder {root} cannot be written: {error.strerror}; name another with --results") from None
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file atomically: under another name first, flushed to the disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def save(record: Record, root: Path) -> Path:
+    """Save a record under a name made of engine, time and content; the path."""
+    text = dump(record)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    name = f"{record.engine}-{record.started:%Y%m%dT%H%M%SZ}-{digest}.json"
+    path = root / record.machine.id / record.case / name
+    write(path, text)
+    return path
+
+
+def dump(record: Record) -> str:
+    """JSON with a line for each field and each launch, so that a diff can be read."""
+    data = record.model_dump(mode="json", by_alias=True)
+    launches = ",\n  ".join(json.dumps(launch) for launch in data.pop("launches"))
+    fields = "".join(f" {json.dumps(name)}: {json.dumps(value)},\n" for name, value in data.items())
+    return f'{{\n{fields} "launches": [\n  {launches}\n ]\n}}\n'
+
+
+def load(path: Path) -> Record:
+    """The record in a file. Raises UserError, naming the file, when it holds none."""
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise UserError(f"{path}: not a record ({where}: {first['msg']})") from None
+
+
+def scan(root: Path) -> Iterator[tuple[Path, Record | str]]:
+    """Every JSON file of the results with its record, or with the reason why it is none; oldest name first."""
+    for path in sorted(root.rglob("*.json")):
+        if any(part.startswith(".") for part in path.relative_to(root).parts):
+            continue
+        try:
+            yield path, load(path)
+        except UserError as error:
+            yield path, str(error)
+
+
+def default_root() -> Path:
+    return results_home()

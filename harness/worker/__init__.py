@@ -1,0 +1,1 @@
+"""What runs inside an engine's environment: `python -m harness.worker`, started by `harness.client`."""

