@@ -68,5 +68,5 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def lock(session: nox.Session) -> None:
     """Resolve every lock of requirements/ anew."""
-    session.install("--quiet", "uv")
+    light(session)
     session.run("python", "requirements/lock.py", *session.posargs)
