@@ -22,7 +22,7 @@ class SingleTurn(Scenario):
 
     def step(self, rig: "Rig", index: int) -> dict[str, float]:
         prompts = random_prompts(
-            self.seed, index, self.requests, self.input_tokens, self.output_tokens, rig.vocabulary
+            (self.seed, index), self.requests, self.input_tokens, self.output_tokens, rig.vocabulary
         )
         rig.flush()
         out = rig.generate(prompts, temperature=self.temperature, cached=0)

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +15,7 @@ from harness import commit, compare, doctor, envs, machine, runner, scenario, st
 from harness.errors import UserError
 from harness.pending import Pending
 from harness.progress import progress
+from harness.record import Record
 
 app = typer.Typer(
     add_completion=False,
@@ -90,7 +91,7 @@ def run(
         stop(f"{failed} launch(es) failed, their errors stand above; logs are in {root / '.work' / 'logs'}", 1)
 
 
-def tables(records: list[compare.Record], markdown: bool = False) -> None:
+def tables(records: list[Record], markdown: bool = False) -> None:
     shown = [compare.levels_table(records), compare.ratios_table(records)]
     for table in [t for t in shown if t.row_count]:
         if markdown:
@@ -101,7 +102,9 @@ def tables(records: list[compare.Record], markdown: bool = False) -> None:
 
 @app.command("compare")
 def compare_records(
-    records: Annotated[list[Path] | None, typer.Argument(help="Two record files: BEFORE AFTER. None: the newest.")] = None,
+    records: Annotated[
+        list[Path] | None, typer.Argument(help="Two record files: BEFORE AFTER. None: the newest.")
+    ] = None,
     case: Annotated[list[str] | None, typer.Option("--case", help="Only this case; repeat it.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables as GitHub shows them.")] = False,
     results: Results = None,
@@ -192,8 +195,6 @@ def main() -> None:
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
-
-Command = Callable[..., None]
 
 if __name__ == "__main__":
     main()

@@ -26,7 +26,8 @@ class Ratio:
 
 def latest(root: Path, machine_id: str, cases: Iterable[str] = ()) -> tuple[list[Record], list[str]]:
     """The newest record of every case and engine on that machine, and why files were passed over."""
-    wanted, newest, skipped = set(cases), {}, []
+    wanted, skipped = set(cases), list[str]()
+    newest: dict[tuple[str, str], Record] = {}
     for _, found in store.scan(root):
         if isinstance(found, str):
             skipped.append(found)
@@ -58,7 +59,17 @@ def _samples(record: Record, metric: str, pairs: set[int] | None) -> list[Sequen
 
 def levels_table(records: Sequence[Record]) -> Table:
     """One row a record: what was measured, on which engine, with its interval over launches."""
-    headers = ("case", "engine", "model", "requests", "launches", "output tok/s", "TTFT ms", "peak memory GiB", "versions")
+    headers = (
+        "case",
+        "engine",
+        "model",
+        "requests",
+        "launches",
+        "output tok/s",
+        "TTFT ms",
+        "peak memory GiB",
+        "versions",
+    )
     table = _table(f"Levels: {stats.CONFIDENCE:.0%} t intervals over launches", headers)
     for record in records:
         void = f"invalid: {record.broken[0]}" if record.broken else ""
@@ -109,7 +120,11 @@ def add_ratios(table: Table, before: Record, after: Record, name: str) -> None:
 def markdown(table: Table) -> str:
     """The table as GitHub shows it."""
     columns = [[str(cell).replace("|", "\\|") for cell in column.cells] for column in table.columns]
-    rows = [[str(column.header) for column in table.columns], ["---"] * len(columns), *map(list, zip(*columns, strict=True))]
+    rows = [
+        [str(column.header) for column in table.columns],
+        ["---"] * len(columns),
+        *map(list, zip(*columns, strict=True)),
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -43,7 +43,9 @@ def findings(root: Path) -> Iterator[Finding]:
 def _load() -> Finding:
     load, cores = os.getloadavg()[0], machine.fingerprint().cores
     if load > cores / 2:
-        return Finding("warning", f"load average {load:.1f} on {cores} cores", "end what else runs here before measuring")
+        return Finding(
+            "warning", f"load average {load:.1f} on {cores} cores", "end what else runs here before measuring"
+        )
     return Finding("ok", f"load average {load:.1f}")
 
 
@@ -61,7 +63,9 @@ def _disk() -> Finding:
     existing = next(p for p in (home, *home.parents) if p.exists())
     free = shutil.disk_usage(existing).free >> 30
     if free < DISK_GIB:
-        return Finding("warning", f"{free} GiB free for {home}", f"environments take about {DISK_GIB} GiB: set ROLLBENCH_HOME")
+        return Finding(
+            "warning", f"{free} GiB free for {home}", f"environments take about {DISK_GIB} GiB: set ROLLBENCH_HOME"
+        )
     return Finding("ok", f"{free} GiB free for environments and models in {home}")
 
 
@@ -72,5 +76,5 @@ def _environment(engine: str) -> Finding:
         return Finding("error", f"{engine} cannot run", str(error))
     if not Path(found.python).exists():
         return Finding("error", f"{engine}: {found.python} is gone", f"nox -s env-{engine}")
-    version = subprocess.run([found.python, "--version"], capture_output=True, text=True).stdout.strip()
+    version = subprocess.run([found.python, "--version"], capture_output=True, text=True, check=False).stdout.strip()
     return Finding("ok", f"{engine} in lane {found.lane}: {found.python} ({version})")

@@ -128,7 +128,9 @@ def torch_source(lane: str) -> list[str]:
     if lane != "cpu":
         return []
     command = [sys.executable, "-m", "pip", "config", "get", "global.find-links"]
-    links = os.environ.get("PIP_FIND_LINKS") or subprocess.run(command, capture_output=True, text=True).stdout
+    links = (
+        os.environ.get("PIP_FIND_LINKS") or subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    )
     return [f"--find-links={link}" for link in links.split()] or ["--torch-backend=cpu"]
 
 

@@ -4,7 +4,7 @@ import functools
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def gpu_names() -> tuple[str, ...]:
 
 
 def _gpu_state(n: Any, handle: Any) -> dict[str, Any]:
-    reads = {
+    reads: dict[str, Callable[[], Any]] = {
         "used_mib": lambda: int(n.nvmlDeviceGetMemoryInfo(handle).used) // MIB,
         "sm_mhz": lambda: n.nvmlDeviceGetClockInfo(handle, n.NVML_CLOCK_SM),
         "memory_mhz": lambda: n.nvmlDeviceGetClockInfo(handle, n.NVML_CLOCK_MEM),

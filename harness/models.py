@@ -1,9 +1,8 @@
-"""Models without a hub: tiny ones with random weights, real shapes for dummy weights; any path or hub name works too."""
+"""Models without a hub: tiny ones with random weights, real shapes for dummy weights; any path or hub name works."""
 
 import hashlib
 import json
 import math
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -89,7 +88,7 @@ def made(name: str) -> Path:
         scratch = Path(tempfile.mkdtemp(dir=folder.parent))
         _write(shape, scratch)
         try:
-            os.rename(scratch, folder)
+            scratch.rename(folder)
         except OSError:  # another process made it first
             if not folder.is_dir():
                 raise
@@ -101,7 +100,11 @@ def _write(shape: Shape, folder: Path) -> None:
         "config.json": _config(shape),
         "generation_config.json": {"bos_token_id": 256, "eos_token_id": 257},
         "tokenizer.json": _tokenizer(),
-        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"},
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+        },
     }
     for file, content in files.items():
         (folder / file).write_text(json.dumps(content, indent=1) + "\n")

@@ -14,7 +14,9 @@ def progress() -> Iterator[Callable[[str], None]]:
     """A function that is told what is being waited for. Elapsed time is that of the whole command."""
     console = Console(file=sys.stdout)
     if console.is_terminal:
-        with Progress(SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}"), console=console, transient=True) as bar:
+        with Progress(
+            SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}"), console=console, transient=True
+        ) as bar:
             task = bar.add_task("", total=None)
             yield lambda text: bar.update(task, description=text)
         return

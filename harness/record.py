@@ -12,8 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.errors import NotComparable
 from harness.machine import Machine
 
-SCHEMA = 1
-
 
 class Certificate(BaseModel):
     """Whether a condition that the figures rest on held: the cell is invalid when one did not."""
@@ -54,7 +52,7 @@ class Record(BaseModel):
     """One file of results/."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
-    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_version: Literal[1] = Field(default=1, alias="schema")
     run: str  # records of one run have interleaved launches
     case: str
     scenario: str
@@ -100,8 +98,8 @@ class Record(BaseModel):
         )
         for name, before, after in fields:
             if before != after:
-                where, before, after = difference(name, before, after)
-                raise NotComparable(f"{self.case}: {where} was {before!r}, now {after!r}: records cannot be compared")
+                where, was, now = difference(name, before, after)
+                raise NotComparable(f"{self.case}: {where} was {was!r}, now {now!r}: records cannot be compared")
 
 
 def difference(name: str, before: Any, after: Any) -> tuple[str, Any, Any]:

@@ -57,7 +57,13 @@ class Rig(ExitStack):
     """
 
     def __init__(
-        self, environment: Environment, model: str, options: Options, log: Path, timeout: float, tell: Callable[[str], None]
+        self,
+        environment: Environment,
+        model: str,
+        options: Options,
+        log: Path,
+        timeout: float,
+        tell: Callable[[str], None],
     ) -> None:
         super().__init__()
         self.environment, self.model, self.options = environment, model, options
@@ -150,7 +156,9 @@ class Rig(ExitStack):
         return Certificate(ok=not killed and left <= LEFT_OVER_MIB, figure=left, reason=reason)
 
     def _left_mib(self) -> int:
-        return max((now - then for now, then in zip(machine.device_memory_mib(), self._baseline, strict=False)), default=0)
+        return max(
+            (now - then for now, then in zip(machine.device_memory_mib(), self._baseline, strict=False)), default=0
+        )
 
 
 def log_path(folder: Path, engine: str, order: int) -> Path:

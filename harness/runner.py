@@ -44,7 +44,7 @@ class Run:
 
     def schedule(self) -> list[Slot]:
         """ABBA: every second pair runs its engines the other way round, so that drift hits all alike."""
-        slots = []
+        slots: list[Slot] = []
         for pair in range(self.launches):
             for environment in self.environments if pair % 2 == 0 else reversed(self.environments):
                 slots.append(Slot(len(slots) + 1, pair + 1, environment))
@@ -157,7 +157,7 @@ def _record(run: str, name: str, scenario: Scenario, environment: Environment, p
     return Record(
         run=run,
         case=name,
-        scenario=name.split("/")[0],
+        scenario=name.partition("/")[0],
         engine=environment.engine,
         params=scenario.params(),
         options=scenario.options.of("") | {"native": dict(scenario.options.native)},
@@ -185,7 +185,9 @@ def alone(wait: bool, report: Tell) -> Iterator[None]:
         except BlockingIOError:
             holder = f"another run (process {file.read().strip() or '?'}) is measuring on this machine"
             if not wait:
-                raise UserError(f"{holder}: two at once would measure each other; leave --no-wait out to wait") from None
+                raise UserError(
+                    f"{holder}: two at once would measure each other; leave --no-wait out to wait"
+                ) from None
             report(f"{holder}: waiting for it to end")
             fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)

@@ -56,7 +56,7 @@ def cases() -> dict[str, Scenario]:
     """Every case of benchmarks/ by its full name, `scenario/case`."""
     import benchmarks
 
-    found = {}
+    found: dict[str, Scenario] = {}
     for module in sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if not m.ispkg):
         loaded = importlib.import_module(f"benchmarks.{module}")
         found |= {f"{module}/{name}": case for name, case in loaded.CASES.items()}
@@ -75,7 +75,8 @@ def select(names: Sequence[str], gpus: int) -> dict[str, Scenario]:
 
     No name at all means the main job. Raises UserError for a name that fits nothing or needs more GPUs.
     """
-    known, chosen = cases(), {}
+    known = cases()
+    chosen: dict[str, Scenario] = {}
     able = {name: case for name, case in known.items() if case.gpus <= gpus}
     for name in names or main_job(gpus):
         if name in known and name not in able:

@@ -1,4 +1,4 @@
-"""Records on disk: one file each under results/<machine>/<scenario>/<case>/, written whole or not at all, never edited."""
+"""Records on disk: one file each under results/<machine>/<scenario>/<case>/, written whole, never edited."""
 
 import hashlib
 import json
@@ -22,7 +22,9 @@ def writable(root: Path) -> Path:
         with tempfile.TemporaryFile(dir=root):
             return root
     except OSError as error:
-        raise UserError(f"results folder {root} cannot be written: {error.strerror}; name another with --results") from None
+        raise UserError(
+            f"results folder {root} cannot be written: {error.strerror}; name another with --results"
+        ) from None
 
 
 def write(path: Path, text: str) -> None:
@@ -32,8 +34,8 @@ def write(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(path)
 
 
 def save(record: Record, root: Path) -> Path:

@@ -29,7 +29,7 @@ class Wire:
 
     def send(self, message: Message) -> None:
         """Write one message whole. Raises Closed when nobody reads any more."""
-        view = memoryview(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        view = memoryview(json.dumps(message, separators=(",", ":"), default=str).encode() + b"\n")
         try:
             while view:
                 view = view[os.write(self.outgoing, view) :]

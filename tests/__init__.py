@@ -1,0 +1,1 @@
+"""Tests: one file a module; contract/ holds what every engine must do."""

@@ -48,10 +48,8 @@ class Fake:
         first = time.perf_counter() - start
         digest = hashlib.shake_128(np.asarray(ids, "<i4").tobytes()).digest(4 * count)
         draws = np.frombuffer(digest, "<u4")
-        scores = (-(draws >> 16) / 2**14).tolist() if logprobs else ()
-        return Finished(
-            (draws % VOCAB).tolist(), len(ids), cached, first, time.perf_counter() - start, [float(s) for s in scores]
-        )
+        scores = (-(draws / 2**30)).tolist() if logprobs else ()
+        return Finished((draws % VOCAB).tolist(), len(ids), cached, first, time.perf_counter() - start, scores)
 
     def _look_up(self, ids: list[int]) -> int:
         """Prompt tokens found in the prefix cache, whole blocks only, never the last token; then remember them."""

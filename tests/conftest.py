@@ -1,0 +1,18 @@
+"""Options and fixtures of all tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--engine", default="fake", help="the engine that the contract is run on")
+    parser.addoption("--model", default="tiny-qwen3", help="the model that the contract is run with")
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty results folder that all commands of a test use, with the runs' logs."""
+    monkeypatch.setenv("ROLLBENCH_RESULTS", str(tmp_path / "results"))
+    yield tmp_path / "results"

@@ -1,0 +1,1 @@
+"""What every engine must do behind its adapter, the fake one too."""
