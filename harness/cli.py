@@ -1,5 +1,6 @@
 """The command line: `rollbench list | run | compare | show | doctor | env | stamp`."""
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness import commit, compare, doctor, envs, machine, runner, scenario, store
+from harness import commit, compare, doctor, envs, machine, runner, scenario, selfcheck, store
 from harness.errors import UserError
 from harness.pending import Pending
 from harness.progress import progress
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Benchmark RL rollout backends: the same scenarios on SGLang and on vLLM, each in its own environment.",
 )
-console = Console(soft_wrap=False)
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 stderr = Console(stderr=True, soft_wrap=True)
 
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")]
@@ -92,12 +93,18 @@ def run(
 
 
 def tables(records: list[Record], markdown: bool = False) -> None:
-    shown = [compare.levels_table(records), compare.ratios_table(records)]
-    for table in [t for t in shown if t.row_count]:
-        if markdown:
-            say(compare.markdown(table) + "\n")
-        else:
-            console.print(table)
+    made, why = compare.side_by_side(records)
+    for table in made:
+        print_table(table, markdown)
+    for line in why:
+        say(line)
+
+
+def print_table(table: Table, markdown: bool) -> None:
+    if markdown:
+        say(compare.markdown(table) + "\n")
+    else:
+        console.print(table)
 
 
 @app.command("compare")
@@ -121,15 +128,16 @@ def compare_records(
     if len(records) != 2:
         raise UserError(f"compare takes two records, BEFORE and AFTER, or none; {len(records)} given")
     before, after = map(store.load, records)
-    table = compare.records_table(before, after)
-    say(compare.markdown(table)) if markdown else console.print(table)
+    print_table(compare.ratios_table(before, after), markdown)
+    for why in [*before.broken, *after.broken]:
+        say(f"invalid: {why}")
 
 
 @app.command()
 def show(record: Annotated[Path, typer.Argument(help="A record file.")]) -> None:
     """Show one record: what was measured, how, on what, and every launch."""
     found = store.load(record)
-    table = Table(title=f"{found.case} on {found.engine}", show_header=False, title_justify="left")
+    table = Table(title=compare.plain(f"{found.case} on {found.engine}"), show_header=False, title_justify="left")
     about = {
         "measured": f"{found.started:%Y-%m-%d %H:%M} to {found.ended:%H:%M} UTC",
         "machine": f"{found.machine.cpu}, {found.machine.cores} cores, {', '.join(found.machine.gpus) or 'no GPU'}",
@@ -138,14 +146,14 @@ def show(record: Annotated[Path, typer.Argument(help="A record file.")]) -> None
     }
     parts = {"params": found.params, "options": found.options, "flags": found.flags, "versions": found.versions}
     for name, text in (about | {k: ", ".join(f"{a}={b}" for a, b in v.items()) for k, v in parts.items()}).items():
-        table.add_row(name, text)
+        table.add_row(name, compare.plain(text))
     for launch in found.launches:
         bad = [name for name, certificate in launch.certificates.items() if not certificate.ok]
         text = launch.error or f"certificates: {f'broken: {bad}' if bad else 'all hold'}\n" + "\n".join(
             f"{name}: {', '.join(f'{v:g}' for v in values)}" for name, values in launch.samples.items()
         )
-        table.add_row(f"launch {launch.order}, pair {launch.pair}", text)
-    console.print(table, markup=False)
+        table.add_row(f"launch {launch.order}, pair {launch.pair}", compare.plain(text))
+    console.print(table)
 
 
 @app.command("doctor")
@@ -163,6 +171,21 @@ def check_machine(results: Results = None) -> None:
 def env(engine: Annotated[str, typer.Argument(help="vllm or sglang.")]) -> None:
     """Build an engine's environment from its lock, if it is not there yet; print its interpreter."""
     say(envs.build(envs.known(engine), lambda text: stderr.print(text, markup=False, highlight=False)).python)
+
+
+@app.command("selfcheck")
+def check_harness(
+    engine: Annotated[list[str] | None, typer.Option("--engine", "-e", help="Hold this engine against itself.")] = None,
+    launches: Annotated[int, typer.Option(min=1, help="Pairs of launches, through rollbench and directly.")] = 5,
+) -> None:
+    """Measure what the harness itself costs; ends 1 when a target is missed."""
+    met = True
+    with runner.alone(True, say), progress() as tell:
+        for ok, line in selfcheck.report(engine or (), len(machine.gpu_names()), launches, tell):
+            met &= ok
+            say(f"{'ok' if ok else 'missed':<8} {line}")
+    if not met:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,21 +1,21 @@
 """The light side of a worker: start it, call it, notice its death at once, end its whole process group."""
 
+import contextlib
 import os
 import select
-import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
 from harness.errors import LaunchFailed
 from harness.paths import PACKAGE, shared_memory
-from harness.wire import Closed, Wire
+from harness.wire import Closed, Message, Wire
 
 TAIL = 25  # lines of a log that an error shows
 GRACE = 5.0  # seconds that the processes of an ended group get to be gone
@@ -42,6 +42,7 @@ class Worker:
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     paths: tuple[Path, ...] = ()  # further folders for PYTHONPATH: the shims
+    module: str = "harness.worker"
 
     def __post_init__(self) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="rollbench-", dir=shared_memory())
@@ -50,12 +51,13 @@ class Worker:
         (self.folder / "site" / "harness").symlink_to(PACKAGE)
         self.started = time.monotonic()
         there, back = os.pipe(), os.pipe()
+        variables = environment(self.environment, (self.folder / "site", *self.paths))
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
-                [self.python, "-m", "harness.worker", self.engine, str(there[0]), str(back[1])],
+                [self.python, "-m", self.module, self.engine, str(there[0]), str(back[1])],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(there[0], back[1]),
-                start_new_session=True, env=self._environment(), cwd=self.folder,
+                start_new_session=True, env=variables, cwd=self.folder,
             )  # fmt: skip
         os.close(there[0])
         os.close(back[1])
@@ -63,20 +65,23 @@ class Worker:
         self._pidfd = os.pidfd_open(self.pid)
         self.ended = False
 
-    def _environment(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
-        paths = os.pathsep.join(map(str, (self.folder / "site", *self.paths)))
-        return kept | dict(self.environment) | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
-
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def call(self, name: str, timeout: float, **args: Any) -> Reply:
         """Ask the worker; `timeout` in seconds. Any error, death or time-out ends the group and raises LaunchFailed."""
+        message = self.ask({"call": name, "args": args}, timeout)
+        if "error" in message:
+            raise self._failed(f"{name} failed: {message['error']}")
+        return Reply(message["value"], message["seconds"])
+
+    def ask(self, message: Message, timeout: float) -> Message:
+        """Send a message and wait for the next one that comes."""
+        name = message.get("call", "a message")
         try:
-            self._wire.send({"call": name, "args": args})
-            message = self._wire.receive(time.monotonic() + timeout, self._pidfd)
+            self._wire.send(message)
+            return self._wire.receive(time.monotonic() + timeout, self._pidfd)
         except TimeoutError:
             raise self._failed(f"no answer to {name} within {timeout:g} s") from None
         except Closed:
@@ -84,9 +89,16 @@ class Worker:
         except BaseException:  # Ctrl-C among them: nothing may stay behind
             self.end()
             raise
-        if "error" in message:
-            raise self._failed(f"{name} failed: {message['error']}")
-        return Reply(message["value"], message["seconds"])
+
+    def tell(self, message: Message) -> None:
+        """Send a message that has no answer."""
+        self._wire.send(message)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
     def _failed(self, what: str) -> LaunchFailed:
         self.end()
@@ -112,16 +124,8 @@ class Worker:
         if self.ended:
             return
         self.ended = True
-        deadline = time.monotonic() + GRACE
-        while time.monotonic() < deadline:
-            for process in (left := group(self.pid)):
-                try:
-                    process.send_signal(signal.SIGKILL)
-                except psutil.NoSuchProcess:
-                    continue
-            if self._process.poll() is not None and not left:
-                break
-            time.sleep(0.01)
+        kill_group(self.pid)
+        self._process.wait(GRACE)
         self._wire.close()
         os.close(self._pidfd)
         self._scratch.cleanup()
@@ -142,6 +146,23 @@ def group(leader: int) -> list[psutil.Process]:
         except (ProcessLookupError, PermissionError, psutil.NoSuchProcess):
             continue
     return found
+
+
+def kill_group(leader: int) -> None:
+    """Kill every process of the session that `leader` leads, and those they start meanwhile."""
+    deadline = time.monotonic() + GRACE
+    while (left := group(leader)) and time.monotonic() < deadline:
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(0.01)
+
+
+def environment(variables: Mapping[str, str], paths: Sequence[Path]) -> dict[str, str]:
+    """The variables of an engine's process: this one's, less those that would show it packages of the light
+    environment."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    return kept | dict(variables) | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONUNBUFFERED": "1"}
 
 
 def name_of(process: psutil.Process) -> str:

