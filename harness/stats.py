@@ -1,4 +1,7 @@
-"""Statistics over launches: samples inside one launch are not independent, so each launch counts as one number."""
+"""Statistics over launches: samples inside one launch are not independent, so each launch counts as one number.
+
+scipy.stats takes seconds to import, so that only what computes an interval imports it.
+"""
 
 import math
 import statistics
@@ -6,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 CONFIDENCE = 0.95
 
@@ -50,6 +52,8 @@ def ratio(after: Sequence[Sequence[float]], before: Sequence[Sequence[float]], p
         return Estimate(math.exp(point), None, None, launches)
     half = 0.0  # of the interval; both groups may be constant
     if np.ptp(x) or np.ptp(y):
+        from scipy import stats
+
         interval = stats.ttest_ind(x, y, equal_var=False).confidence_interval(CONFIDENCE)
         half = float(interval.high - interval.low) / 2
     return _estimate(point, half, launches)
@@ -63,6 +67,8 @@ def _one_sample(logs: np.ndarray) -> Estimate:
     point, launches = float(logs.mean()), len(logs)
     if launches < 2:
         return Estimate(math.exp(point), None, None, launches)
+    from scipy import stats
+
     return _estimate(point, float(stats.t.ppf((1 + CONFIDENCE) / 2, launches - 1) * stats.sem(logs)), launches)
 
 

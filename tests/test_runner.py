@@ -192,7 +192,7 @@ def rollbench(*arguments: str, **more: Any) -> "subprocess.Popen[str]":
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_the_processes_and_resume_goes_on(results: Path, how: signal.Signals) -> None:
-    command = ("run", "single_turn/tiny-16", "-e", "fake", "--launches", "40")
+    command = ("run", "single_turn/tiny-16", "-e", "fake", "--launches", "12")
     process = rollbench(*command)
     pending = results / ".work" / "pending"
     while Pending.interrupted(pending) < 2:
@@ -211,7 +211,7 @@ def test_ctrl_c_ends_the_processes_and_resume_goes_on(results: Path, how: signal
     assert output.count("is there from the interrupted run") == kept
     ((_, record),) = list(scan(results))
     assert isinstance(record, Record)
-    assert len(record.launches) == 40
+    assert len(record.launches) == 12
 
 
 def leftovers() -> Sequence[psutil.Process]:
