@@ -50,7 +50,7 @@ def test_wrong_options_are_refused_by_name() -> None:
 
 
 def test_run_ends_with_the_table_and_where_the_records_are(results: Path) -> None:
-    done = rollbench("run", "single_turn/tiny-1", "-e", "fake", "--launches", "2")
+    done = rollbench("run", "single_turn/tiny-1", "-e", "fake", "--launches", "2", COLUMNS="120")
     assert done.returncode == 0, done.stderr
     for words in ("case single_turn/tiny-1 (1 of 1)", "launch 1 of 2: fake: waiting for fake to start", "output tok/s"):
         assert words in done.stdout

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import psutil
 import pytest
 
 from benchmarks.single_turn import SingleTurn
-from harness import client, envs, runner, store
+from harness import envs, runner, store
 from harness.envs import Environment
 from harness.errors import LaunchFailed, UserError
 from harness.pending import Pending
@@ -203,7 +202,7 @@ def test_ctrl_c_ends_the_processes_and_resume_goes_on(results: Path, how: signal
     assert process.returncode == 130
     assert "rollbench: interrupted:" in errors
     assert "--resume" in errors
-    assert not leftovers()
+    assert workers_of(results) == []
     kept = Pending.interrupted(pending)
     again = rollbench(*command, "--resume")
     output, errors = again.communicate(timeout=60)
@@ -214,7 +213,13 @@ def test_ctrl_c_ends_the_processes_and_resume_goes_on(results: Path, how: signal
     assert len(record.launches) == 12
 
 
-def leftovers() -> Sequence[psutil.Process]:
-    """Workers of the fake that no test holds."""
-    mine = [p for p in psutil.process_iter(["cmdline"]) if "harness.worker" in " ".join(p.info["cmdline"] or [])]
-    return [p for p in mine if p.ppid() == 1 or not client.group(p.pid)]
+def workers_of(results: Path) -> list[psutil.Process]:
+    """Workers that are alive and were started by a run into this folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        try:
+            if "harness.worker" in (process.info["cmdline"] or []):
+                found += [process] if process.environ().get("ROLLBENCH_RESULTS") == str(results) else []
+        except psutil.NoSuchProcess:
+            continue
+    return found
