@@ -46,7 +46,9 @@ for engine in ENGINES:
 def bench(session: nox.Session) -> None:
     """Run the main job on the engines made ready (both, when called alone), interleaved, and show the table."""
     light(session)
-    session.run("rollbench", "run", *(f"--engine={name}" for name in ready or ENGINES), *session.posargs)
+    engines = (f"--engine={name}" for name in ready or ENGINES)
+    # Time to end the engines and to say how to go on, when it is interrupted.
+    session.run("rollbench", "run", *engines, *session.posargs, interrupt_timeout=30, terminate_timeout=30)
 
 
 @nox.session
@@ -58,11 +60,13 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Format, lint, types."""
+    """Format, lint, types; those of trainers/ in the vLLM environment, which has torch."""
     light(session, "dev")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
-    session.run("mypy")
+    session.run("mypy", "-p", "harness", "-p", "benchmarks")
+    with_torch = str(session.run("rollbench", "env", "vllm", silent=True)).splitlines()[-1]
+    session.run("mypy", "-p", "trainers", "--python-executable", with_torch)
 
 
 @nox.session

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import commit, compare, doctor, envs, machine, runner, scenario, selfcheck, store
-from harness.errors import UserError
-from harness.pending import Pending
+from harness.errors import LaunchFailed, UserError
+from harness.paths import results_home
 from harness.progress import progress
 from harness.record import Record
 
@@ -60,6 +61,9 @@ def run(
     launches: Annotated[int, typer.Option(min=1, help="Fresh launches of each engine, in ABBA order.")] = 3,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of the same plan.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that any one call to an engine may take.")] = 900,
+    model: Annotated[
+        str | None, typer.Option(help="Run the cases with this model: a name of ours, a folder, or organisation/name.")
+    ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Refuse when another run holds the machine.")] = False,
     results: Results = None,
 ) -> None:
@@ -70,18 +74,20 @@ def run(
     rollbench run single_turn/tiny-16 -e vllm     one case on one engine
     rollbench run 'single_turn/*' --launches 5    every case of a scenario that fits this machine
     """
-    root = results or store.default_root()
+    root = results or results_home()
     names = list(dict.fromkeys(engine or BOTH))
     environments = [envs.find(name) for name in names]
     chosen = scenario.select(cases or [], len(machine.gpu_names()))
+    if model:
+        chosen = {name: replace(case, model=model) for name, case in chosen.items()}
     store.writable(root)
     with runner.alone(not no_wait, say), progress() as tell:
         plan = runner.Run(environments, launches, root, resume, timeout, tell, say)
         try:
             written, failed = plan.cases(chosen)
         except KeyboardInterrupt:
-            kept = Pending.interrupted(root / ".work" / "pending")
-            stop(f"interrupted: {kept} finished launches are kept; the same command with --resume goes on", 130)
+            again = "the same command with --resume goes on (through nox: -- --resume)"
+            stop(f"interrupted: {plan.kept} finished launches are kept; {again}", 130)
     records = [store.load(path) for path in written]
     if records:
         tables(records)
@@ -89,7 +95,7 @@ def run(
         for path in written:
             say(f"  {path}")
     if failed:
-        stop(f"{failed} launch(es) failed, their errors stand above; logs are in {root / '.work' / 'logs'}", 1)
+        stop(f"{failed} planned launch(es) gave no figures, why stands above; logs: {root / '.work' / 'logs'}", 1)
 
 
 def tables(records: list[Record], markdown: bool = False) -> None:
@@ -118,7 +124,7 @@ def compare_records(
 ) -> None:
     """Compare two records, or the newest of every case and engine on this machine, by ratios with intervals."""
     if not records:
-        found, skipped = compare.latest(results or store.default_root(), machine.fingerprint().id, case or ())
+        found, skipped = compare.latest(results or results_home(), machine.fingerprint().id, case or ())
         for reason in skipped:
             stderr.print(f"skipped {reason}", markup=False, highlight=False)
         if not found:
@@ -159,7 +165,7 @@ def show(record: Annotated[Path, typer.Argument(help="A record file.")]) -> None
 @app.command("doctor")
 def check_machine(results: Results = None) -> None:
     """Say what is on this machine, which engines can run, and what to do about those that cannot."""
-    found = list(doctor.findings(results or store.default_root()))
+    found = list(doctor.findings(results or results_home()))
     for finding in found:
         advice = f"\n         {finding.advice}" if finding.advice else ""
         say(f"{finding.state:<8} {finding.what}{advice}")
@@ -207,15 +213,25 @@ def one_line_errors() -> Iterator[None]:
     except UserError as error:
         stderr.print(f"rollbench: {error}", markup=False, highlight=False)
         sys.exit(2)
+    except LaunchFailed as error:
+        stderr.print(f"rollbench: {error}", markup=False, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        stderr.print("rollbench: interrupted")
+        sys.exit(130)
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     with one_line_errors():
         app()
 
 
 def _interrupt(*_: object) -> None:
+    """The first signal interrupts; those behind it (nox sends several) must not stop the cleaning up."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -92,7 +92,10 @@ class Worker:
 
     def tell(self, message: Message) -> None:
         """Send a message that has no answer."""
-        self._wire.send(message)
+        try:
+            self._wire.send(message)
+        except Closed:
+            raise self._failed("died before it was told its work") from None
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +128,8 @@ class Worker:
             return
         self.ended = True
         kill_group(self.pid)
-        self._process.wait(GRACE)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold a killed process for a while
+            self._process.wait(GRACE)
         self._wire.close()
         os.close(self._pidfd)
         self._scratch.cleanup()

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import stats, store
+from harness.errors import NotComparable
 from harness.metrics import METRICS, Metric
 from harness.record import Record
 
@@ -66,12 +67,12 @@ def levels_table(records: Sequence[Record]) -> Table:
     for record in records:
         cells = (
             record.engine,
-            record.params["model"],
+            record.params.get("model", ""),
             record.params.get("requests", ""),
             _launches(record),
             "invalid" if record.broken else _level(record, "output_throughput"),
             "invalid" if record.broken else _level(record, "ttft", 1000),
-            _level(record, "peak_memory"),
+            "invalid" if record.broken else _level(record, "peak_memory"),
             "\n".join(f"{name} {record.versions[name]}" for name in SHOWN_VERSIONS if name in record.versions),
         )
         table.add_row(*map(plain, cells))
@@ -92,13 +93,18 @@ def ratios_table(before: Record, after: Record) -> Table:
 
 
 def side_by_side(records: Sequence[Record]) -> tuple[list[Table], list[str]]:
-    """For each case a table of levels and one of ratios a pair of engines; and why cells are invalid."""
-    tables: list[Table] = []
+    """For each case a table of levels and one of ratios a pair of engines; and why a cell or a table is missing."""
+    tables, notes = list[Table](), list[str]()
     for case in dict.fromkeys(record.case for record in records):
         mine = [record for record in records if record.case == case]
         tables.append(levels_table(mine))
-        tables += [ratios_table(before, after) for before, after in combinations(mine, 2)]
-    return tables, [f"invalid: {record.case} on {record.engine}: {why}" for record in records for why in record.broken]
+        for before, after in combinations(mine, 2):
+            try:
+                tables.append(ratios_table(before, after))
+            except NotComparable as error:
+                notes.append(f"no ratio of {after.engine} to {before.engine}: {error}")
+    notes += [f"invalid: {record.case} on {record.engine}: {why}" for record in records for why in record.broken]
+    return tables, notes
 
 
 def label(record: Record, other: Record) -> str:

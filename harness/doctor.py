@@ -34,6 +34,7 @@ def findings(root: Path) -> Iterator[Finding]:
     yield _disk()
     for engine in ("sglang", "vllm"):
         yield _environment(engine)
+    yield _other_lanes()
     try:
         yield Finding("ok", f"results go to {store.writable(root)}")
     except UserError as error:
@@ -70,11 +71,26 @@ def _disk() -> Finding:
 
 
 def _environment(engine: str) -> Finding:
+    """Whether the lane that this machine takes can run the engine."""
     try:
         found = envs.find(engine)
+        version = next(
+            line
+            for line in envs.installed(found.python).splitlines()
+            if line.startswith((f"{engine}=", f"{engine}-cpu="))
+        )
     except UserError as error:
         return Finding("error", f"{engine} cannot run", str(error))
-    if not Path(found.python).exists():
-        return Finding("error", f"{engine}: {found.python} is gone", f"nox -s env-{engine}")
-    version = subprocess.run([found.python, "--version"], capture_output=True, text=True, check=False).stdout.strip()
-    return Finding("ok", f"{engine} in lane {found.lane}: {found.python} ({version})")
+    except (StopIteration, OSError, subprocess.CalledProcessError):
+        return Finding(
+            "error",
+            f"{engine} cannot run",
+            f"{found.python} does not have it: remove its folder, then `nox -s env-{engine}`",
+        )
+    return Finding("ok", f"{engine} can run in lane {found.lane}: {version}, {found.python}")
+
+
+def _other_lanes() -> Finding:
+    variables = "ROLLBENCH_VLLM_PYTHON and ROLLBENCH_SGLANG_PYTHON"
+    gpu = "the cuda lane is taken" if machine.gpu_names() else "the cuda lane needs an NVIDIA GPU with its driver"
+    return Finding("ok", f"{gpu}; the carried lane takes interpreters that {variables} name")

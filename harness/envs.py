@@ -1,6 +1,7 @@
 """Engine environments: which interpreter runs an engine on this machine, and how one is built from its lock."""
 
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -24,12 +25,12 @@ SHIMS = {("sglang", "cpu"): "sglang_cpu"}  # (engine, lane): folder of harness/w
 
 @dataclass(frozen=True)
 class Environment:
-    """An engine's interpreter. `lock_hash` is empty for interpreters made elsewhere (lane `carried`)."""
+    """An engine's interpreter. `lock_hash` is that of its lock file, or in lane `carried` of what is installed."""
 
     engine: str
     lane: str
     python: str
-    lock_hash: str = ""
+    lock_hash: str
 
     @property
     def device(self) -> str:
@@ -57,9 +58,8 @@ def find(engine: str) -> Environment:
         return Environment("fake", "light", sys.executable, lock_hash(REQUIREMENTS / "light.txt"))
     variable = f"ROLLBENCH_{engine.upper()}_PYTHON"
     if carried := os.environ.get(variable):
-        if not os.access(carried, os.X_OK):
-            raise EnvironmentMissing(f"{variable} names {carried}, which is no interpreter")
-        return Environment(engine, "carried", carried)
+        python = str(Path(carried).absolute())  # not resolved: a virtual environment's interpreter is a link
+        return Environment(engine, "carried", python, installed_hash(python, variable))
     lane = "cuda" if gpu_names() else "cpu"
     environment = _at(engine, lane)
     if not _ready(environment):
@@ -87,9 +87,11 @@ def build(engine: str, tell: Callable[[str], None]) -> Environment:
         if not _ready(environment):
             tell(f"building {folder} from {_lock(engine, lane).name}")
             shutil.rmtree(folder, ignore_errors=True)
-            uv("venv", "--quiet", "--python", PYTHONS[lane], str(folder))
+            uv("venv", "--quiet", "--python", PYTHONS[lane], str(folder),
+               advice=f"lane {lane} needs Python {PYTHONS[lane]}; install it, or let uv fetch it")  # fmt: skip
             uv("pip", "sync", "--quiet", "--compile-bytecode", "--require-hashes", "--python", environment.python,
-               *torch_source(lane), str(_lock(engine, lane)))  # fmt: skip
+               *torch_source(lane), str(_lock(engine, lane)),
+               advice="the package registry must be reached; run the same command again")  # fmt: skip
             (folder / READY).touch()
     return environment
 
@@ -105,7 +107,8 @@ def _lock(engine: str, lane: str) -> Path:
 
 
 def _ready(environment: Environment) -> bool:
-    return Path(environment.python).parents[1].joinpath(READY).exists()
+    python = Path(environment.python)
+    return python.exists() and python.parents[1].joinpath(READY).exists()
 
 
 def lock_hash(path: Path) -> str:
@@ -115,12 +118,35 @@ def lock_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def uv(*arguments: str) -> None:
+def installed(python: str) -> str:
+    """Names and versions of the distributions that an interpreter sees, a line each. Raises OSError or
+    CalledProcessError when it does not run."""
+    names = "sorted({f'{d.name}=={d.version}' for d in m.distributions()})"
+    code = f"import importlib.metadata as m; print(*{names}, sep='\\n')"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@functools.cache
+def installed_hash(python: str, variable: str) -> str:
+    """SHA-256 of what is installed beside an interpreter made elsewhere. Raises EnvironmentMissing when it does not
+    run; `variable` is what named it."""
+    try:
+        return hashlib.sha256(installed(python).encode()).hexdigest()
+    except OSError as error:
+        raise EnvironmentMissing(f"{variable} names {python}, which is no interpreter: {error.strerror}") from None
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip().splitlines() or [""])[-1]
+        raise EnvironmentMissing(
+            f"{variable} names {python}, which fails with status {error.returncode}: {last}"
+        ) from None
+
+
+def uv(*arguments: str, advice: str) -> None:
+    """Run uv. Raises UserError with `advice` when it fails; its own words have gone to standard error."""
     import uv as package
 
-    done = subprocess.run([package.find_uv_bin(), *arguments], check=False)
-    if done.returncode:
-        raise UserError(f"uv {' '.join(arguments[:2])} failed (exit status {done.returncode}), see its words above")
+    if status := subprocess.run([package.find_uv_bin(), *arguments], check=False).returncode:
+        raise UserError(f"uv {arguments[0]} failed (exit status {status}, its words stand above): {advice}")
 
 
 def torch_source(lane: str) -> list[str]:

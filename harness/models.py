@@ -1,6 +1,7 @@
 """Models without a hub: tiny ones with random weights, real shapes for dummy weights; any path or hub name works."""
 
 import hashlib
+import inspect
 import json
 import math
 import tempfile
@@ -71,7 +72,7 @@ def find(name: str) -> Model:
         if not Path(name).expanduser().joinpath("config.json").is_file():
             raise UserError(f"model folder {name} holds no config.json")
         return Model(str(Path(name).expanduser().resolve()))
-    if name.startswith(("/", ".", "~")):
+    if name.startswith(("/", ".", "~")) or (Path(name).parts[1:] and Path(name).parent.is_dir()):
         raise UserError(f"model path {name} does not exist")
     if name.count("/") == 1:
         return Model(name, local=False)
@@ -81,7 +82,8 @@ def find(name: str) -> Model:
 def made(name: str) -> Path:
     """The folder of a shape's model under the cache, made at first use; its name carries a hash of what is in it."""
     shape = SHAPES[name]
-    digest = hashlib.sha256(json.dumps([asdict(shape), _config(shape), _tokenizer()]).encode()).hexdigest()[:8]
+    content = [asdict(shape), _config(shape), _tokenizer(), inspect.getsource(_weights)]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
     folder = cache_home() / "models" / f"{name}-{digest}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness import store
+from harness.envs import Environment
 from harness.record import Launch
 
 
@@ -24,10 +25,10 @@ class Part(BaseModel):
 
 
 class Pending:
-    """The folder of one run of one case. `plan` is all that must agree for a run to be gone on with."""
+    """The folder of one case of a run. `plan` is all that must agree for a run to be gone on with."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.run = folder, folder.name
+    def __init__(self, folder: Path, resumed: bool = False) -> None:
+        self.folder, self.run, self.resumed = folder, folder.name, resumed
 
     @classmethod
     def open(cls, root: Path, plan: dict[str, Any], resume: bool) -> "Pending":
@@ -36,15 +37,20 @@ class Pending:
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         kept = sorted(root.glob(f"*-{digest}"))
         if resume and kept:
-            return cls(kept[-1])
+            return cls(kept[-1], resumed=True)
         pending = cls(root / f"{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}-{digest}")
         store.write(pending.folder / "plan.json", text + "\n")
         return pending
 
-    @staticmethod
-    def interrupted(root: Path) -> int:
-        """How many launches lie in folders of interrupted runs."""
-        return len(list(root.glob("*/*-*.json")))
+    @property
+    def records(self) -> list[Path] | None:
+        """Records already written of this case, None while it has not ended."""
+        path = self.folder / "records.json"
+        return [Path(p) for p in json.loads(path.read_text())] if path.exists() else None
+
+    def ended(self, records: list[Path]) -> None:
+        """The case has ended, and these are its records; the folder stays until the whole run has ended."""
+        store.write(self.folder / "records.json", json.dumps([str(p) for p in records]))
 
     def save(self, engine: str, part: Part) -> None:
         store.write(self._path(engine, part.launch.order), part.model_dump_json() + "\n")
@@ -63,8 +69,12 @@ class Pending:
             if part := self.load(engine, order):
                 yield part
 
+    def good(self, environments: Sequence[Environment]) -> int:
+        """How many launches of these engines have ended well."""
+        return sum(part.launch.error is None for e in environments for part in self.parts(e.engine))
+
     def _path(self, engine: str, order: int) -> Path:
         return self.folder / f"{engine}-{order}.json"
 
-    def done(self) -> None:
+    def remove(self) -> None:
         shutil.rmtree(self.folder)

@@ -4,10 +4,9 @@
 """
 
 import json
-from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from harness.errors import NotComparable
 from harness.machine import Machine
@@ -37,8 +36,8 @@ class Launch(BaseModel):
     model_config = ConfigDict(extra="forbid")
     order: int  # its place in the run, over all engines
     pair: int  # launches of different engines with one number ran next to each other
-    started: datetime
-    ended: datetime
+    started: AwareDatetime
+    ended: AwareDatetime
     boot_id: str
     age_s: float | None = None  # of the processes when the first step was measured
     machine_state: dict[str, Any] = {}  # before and after
@@ -65,8 +64,8 @@ class Record(BaseModel):
     lock_hash: str
     machine: Machine
     commit: Commit
-    started: datetime
-    ended: datetime
+    started: AwareDatetime
+    ended: AwareDatetime
     launches: list[Launch]
 
     @property
@@ -77,6 +76,11 @@ class Record(BaseModel):
     def samples(self, metric: str) -> list[list[float]]:
         """The samples of a metric, a list a good launch."""
         return [launch.samples[metric] for launch in self.good if launch.samples.get(metric)]
+
+    @property
+    def workload(self) -> Any:
+        """Hashes of the token ids sent, a step each; the same in every launch."""
+        return next((launch.facts.get("workload_sha256") for launch in self.good), None)
 
     @property
     def broken(self) -> list[str]:
@@ -95,6 +99,7 @@ class Record(BaseModel):
             ("params", self.params, other.params),
             ("options", self.options, other.options),
             ("machine", self.machine.same_kind(), other.machine.same_kind()),
+            ("workload", self.workload, other.workload),
         )
         for name, before, after in fields:
             if before != after:

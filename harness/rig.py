@@ -13,6 +13,7 @@ import numpy as np
 from harness import machine, models
 from harness.client import Worker
 from harness.envs import Environment
+from harness.errors import LaunchFailed
 from harness.record import Certificate
 from harness.rollouts import Prompts, Rollouts, lengths, token_hash
 from harness.scenario import Options
@@ -20,13 +21,13 @@ from harness.scenario import Options
 GIB = 1 << 30
 LEFT_OVER_MIB = 512  # device memory above the baseline that a closed launch may leave to the driver
 CLOSE_TIMEOUT = 60.0
+SETTLE = 10.0  # seconds for the driver to give the memory of ended processes back
 
 
 @dataclass
 class Audit:
     """What was asked and what came, summed over the calls that count."""
 
-    calls: int = 0
     wrong_prompts: int = 0  # requests whose prompt the engine counted otherwise, or batches with other ids
     wrong_outputs: int = 0  # requests that generated another number of tokens than asked
     wrong_cached: int = 0  # tokens from the prefix cache beyond, or short of, those declared
@@ -34,7 +35,6 @@ class Audit:
 
     def add(self, prompts: Prompts, out: Rollouts, cached: int | None) -> None:
         sent = token_hash(prompts.ids_BL)
-        self.calls += 1
         self.hashes.append(sent[:16])
         self.wrong_prompts += int((out.prompt_B != lengths(prompts.ids_BL)).sum()) + (str(out.prompts_sha256) != sent)
         self.wrong_outputs += int((out.output_B != prompts.output_B).sum())
@@ -72,7 +72,6 @@ class Rig(ExitStack):
         self.facts: dict[str, Any] = {}
         self.flags: dict[str, Any] = {}
         self.versions: dict[str, str] = {}
-        self.left_behind: list[str] = []
         self._worker: Worker | None = None
         self._baseline = machine.device_memory_mib()
 
@@ -88,7 +87,8 @@ class Rig(ExitStack):
         env = self.environment
         self.tell(f"waiting for {env.engine} to start")
         worker = self._worker = Worker(env.engine, env.python, self.log, self.variables(model.local), env.paths)
-        self.callback(worker.end)
+        self.facts["model"] = Path(model.path).name
+        self.callback(self._end)
         reply = worker.call(
             "start", self.timeout, model=model.path, load_format=model.load_format,
             options=self.options.of(env.engine), device=env.device,
@@ -148,12 +148,25 @@ class Rig(ExitStack):
 
     def shut_down(self) -> Certificate:
         """End the engine; the certificate says whether processes or device memory stayed behind."""
-        killed = self.worker.close(CLOSE_TIMEOUT)
-        deadline = time.monotonic() + 10
-        while (left := self._left_mib()) > LEFT_OVER_MIB and time.monotonic() < deadline:
-            time.sleep(0.1)
+        try:
+            killed = self.worker.close(CLOSE_TIMEOUT)
+        except LaunchFailed as error:  # all was measured: the figures stay, with what is wrong
+            return Certificate(ok=False, figure=0, reason=str(error))
+        left = self._settled_mib()
         reason = f"{left} MiB of device memory above the baseline; had to kill: {', '.join(killed) or 'nothing'}"
         return Certificate(ok=not killed and left <= LEFT_OVER_MIB, figure=left, reason=reason)
+
+    def _end(self) -> None:
+        """End the processes, and let the device get its memory back before another launch reads its baseline."""
+        self.worker.end()
+        self._settled_mib()
+
+    def _settled_mib(self) -> int:
+        """Device memory above the baseline, once it is below LEFT_OVER_MIB or the driver has had its time."""
+        deadline = time.monotonic() + SETTLE
+        while (left := self._left_mib()) > LEFT_OVER_MIB and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return left
 
     def _left_mib(self) -> int:
         return max(

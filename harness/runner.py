@@ -1,11 +1,11 @@
 """Run cases: launches of all engines in ABBA order, each a fresh process group, each saved as soon as it has ended."""
 
+import contextlib
 import fcntl
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Run:
     timeout: float
     tell: Tell
     report: Tell
+    pendings: list[Pending] = field(default_factory=list)
 
     def schedule(self) -> list[Slot]:
         """ABBA: every second pair runs its engines the other way round, so that drift hits all alike."""
@@ -51,20 +52,33 @@ class Run:
         return slots
 
     def cases(self, cases: dict[str, Scenario]) -> tuple[list[Path], int]:
-        """Run them all; the records written, and how many launches failed."""
+        """Run them all; the records written, and how many planned launches gave no figures."""
         for scenario in cases.values():
             models.find(scenario.model)
-        written, failed = [], 0
+        written, missing = [], 0
         for at, (name, scenario) in enumerate(cases.items(), 1):
             self.report(f"case {name} ({at} of {len(cases)})")
-            records, bad = self._case(name, scenario)
-            written += records
-            failed += bad
-        return written, failed
+            pending = Pending.open(self.root / ".work" / "pending", self._plan(name, scenario), self.resume)
+            self.pendings.append(pending)
+            if self.resume and not pending.resumed:
+                self.report("nothing to resume: no interrupted run of the same case, options, engines and commit")
+            if pending.records is None:
+                self._measure_case(name, scenario, pending)
+                pending.ended(self._save_records(name, scenario, pending))
+            else:
+                self.report("its records are there from the interrupted run")
+            written += pending.records or []
+            missing += len(self.schedule()) - pending.good(self.environments)
+        for pending in self.pendings:
+            pending.remove()
+        return written, missing
 
-    def _case(self, name: str, scenario: Scenario) -> tuple[list[Path], int]:
-        folder = self.root / ".work" / "pending"
-        pending = Pending.open(folder, self._plan(name, scenario), self.resume)
+    @property
+    def kept(self) -> int:
+        """Finished launches that an interruption leaves for `--resume`."""
+        return sum(pending.good(self.environments) for pending in self.pendings)
+
+    def _measure_case(self, name: str, scenario: Scenario, pending: Pending) -> None:
         slots, broken = self.schedule(), set[str]()
         for slot in slots:
             engine = slot.environment.engine
@@ -77,14 +91,15 @@ class Run:
                 pending.save(engine, part)
                 if part.launch.error and not part.flags:
                     broken.add(engine)
-        records, failed = [], 0
+
+    def _save_records(self, name: str, scenario: Scenario, pending: Pending) -> list[Path]:
+        """A record for each engine that has a good launch; the failed ones stand in it too."""
+        records = []
         for environment in self.environments:
             parts = list(pending.parts(environment.engine))
-            failed += sum(part.launch.error is not None for part in parts)
             if any(part.launch.error is None for part in parts):
                 records.append(store.save(_record(pending.run, name, scenario, environment, parts), self.root))
-        pending.done()
-        return records, failed
+        return records
 
     def _launch(self, name: str, scenario: Scenario, slot: Slot, of: int) -> Part:
         engine, before, started = slot.environment.engine, machine.state(), datetime.now(UTC)
@@ -114,16 +129,15 @@ class Run:
             "native": scenario.options.native,
             "launches": self.launches,
             "environments": [(e.engine, e.lane, e.python, e.lock_hash) for e in self.environments],
-            "commit": commit.current().model_dump(),
+            "commit": (commit.current().id, commit.changes()),
             "machine": machine.fingerprint().same_kind(),
         }
 
 
 def _measure(rig: Rig, scenario: Scenario, launch: Launch, tell: Tell) -> None:
-    """Warm up, then take every step's samples into the launch, then end the engine and certify."""
-    samples = launch.samples
+    """Warm up, take every step's samples, end the engine and certify; the launch gets it all at the end or nothing."""
     rig.worker  # noqa: B018, starts it
-    samples["startup"] = [rig.startup]
+    samples = {"startup": [rig.startup]}
     for index in range(scenario.warmup + scenario.steps):
         step = index - scenario.warmup
         tell(f"step {step + 1} of {scenario.steps}" if step >= 0 else f"warm-up {index + 1} of {scenario.warmup}")
@@ -136,7 +150,7 @@ def _measure(rig: Rig, scenario: Scenario, launch: Launch, tell: Tell) -> None:
     samples["peak_memory"] = [rig.memory_gib()]
     tell("waiting for it to end")
     launch.certificates = {**rig.audit.certificates(), "clean": rig.shut_down()}
-    launch.facts = {**rig.facts, "workload_sha256": rig.audit.hashes, "log": str(rig.log.name)}
+    launch.facts = {**rig.facts, "workload_sha256": rig.audit.hashes, "log": rig.log.name}
     launch.samples = {name: [float(f"{value:.6g}") for value in values] for name, values in samples.items()}
 
 
@@ -176,10 +190,12 @@ def _record(run: str, name: str, scenario: Scenario, environment: Environment, p
 @contextmanager
 def alone(wait: bool, report: Tell) -> Iterator[None]:
     """Hold the machine: two runs at once would measure each other. Raises UserError when another holds it and `wait` is
-    not set."""
-    path = Path(tempfile.gettempdir()) / "rollbench.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    with os.fdopen(descriptor, "r+") as file:
+    not set. The lock is one file for all users, `$ROLLBENCH_LOCK` or /tmp/rollbench.lock."""
+    path = Path(os.environ.get("ROLLBENCH_LOCK", "/tmp/rollbench.lock"))
+    path.touch()
+    with contextlib.suppress(PermissionError):
+        path.chmod(0o666)
+    with path.open("r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

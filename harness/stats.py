@@ -22,11 +22,6 @@ class Estimate:
     high: float | None
     launches: int
 
-    @property
-    def half_width(self) -> float | None:
-        """Half the interval as a share of the point."""
-        return None if self.low is None or self.high is None else (self.high - self.low) / 2 / self.point
-
 
 def launch_value(samples: Sequence[float]) -> float:
     """One number for a launch: the median of its samples."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from harness.errors import UserError
-from harness.paths import results_home
 from harness.record import Record
 
 
@@ -82,7 +81,3 @@ def scan(root: Path) -> Iterator[tuple[Path, Record | str]]:
             yield path, load(path)
         except UserError as error:
             yield path, str(error)
-
-
-def default_root() -> Path:
-    return results_home()

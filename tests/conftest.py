@@ -14,7 +14,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty results folder that all commands of a test use, and a lock that no other run on the machine holds."""
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("ROLLBENCH_LOCK", str(tmp_path / "lock"))
     monkeypatch.setenv("ROLLBENCH_RESULTS", str(tmp_path / "results"))
     yield tmp_path / "results"

@@ -32,6 +32,8 @@ def rollbench(*arguments: str, **environment: str) -> "subprocess.CompletedProce
         (["show", "/no/record.json"], "/no/record.json: cannot be read"),
         (["compare", "one.json"], "compare takes two records"),
         (["compare"], "no records of this machine"),
+        (["run", "-e", "fake", "--model", "/no/model"], "model path /no/model does not exist"),
+        (["run", "-e", "fake", "--model", "tests/nothing"], "model path tests/nothing does not exist"),
     ],
 )
 def test_mistakes_are_one_line(results: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
@@ -62,13 +64,13 @@ def test_run_ends_with_the_table_and_where_the_records_are(results: Path) -> Non
 
 def test_failed_launches_end_the_command_with_1(results: Path, tmp_path: Path) -> None:
     broken = tmp_path / "python"
-    broken.write_text("#!/bin/sh\necho this interpreter is broken >&2\nexit 3\n")
+    broken.write_text("#!/bin/sh\n[ $1 = -c ] && exit 0\necho this interpreter is broken >&2\nexit 3\n")
     broken.chmod(0o755)
     done = rollbench("run", "single_turn/tiny-1", "-e", "vllm", "-e", "fake", ROLLBENCH_VLLM_PYTHON=str(broken))
     assert done.returncode == 1
     assert "died in start (exit status 3)" in done.stdout
     assert "this interpreter is broken" in done.stdout
-    assert "1 launch(es) failed" in done.stderr
+    assert "3 planned launch(es) gave no figures" in done.stderr
     assert [type(found).__name__ for _, found in store.scan(results)] == ["Record"]  # the fake's
 
 

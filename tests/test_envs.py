@@ -42,12 +42,22 @@ def test_variable_that_names_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         envs.build("vllm", print)
 
 
+def test_variable_may_be_relative_and_names_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(sys.executable).parent)
+    monkeypatch.setenv("ROLLBENCH_VLLM_PYTHON", Path(sys.executable).name)
+    found = envs.find("vllm")
+    assert found.python == sys.executable
+    assert len(found.lock_hash) == 64
+    assert "\nnumpy==" in envs.installed(found.python)
+
+
 def test_environment_is_kept_by_its_lock_and_rebuilt_when_it_was_not_finished(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
 
-    def uv(*arguments: str) -> None:
+    def uv(*arguments: str, advice: str) -> None:
+        assert advice
         calls.append(" ".join(arguments))
         if arguments[0] == "venv":
             python = Path(arguments[-1]) / "bin" / "python"

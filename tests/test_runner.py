@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from benchmarks.single_turn import SingleTurn
-from harness import envs, runner, store
+from harness import client, envs, runner, store
 from harness.envs import Environment
 from harness.errors import LaunchFailed, UserError
 from harness.pending import Pending
@@ -106,7 +106,7 @@ def test_engine_that_dies_once_leaves_the_record_of_the_others(tmp_path: Path, m
 
 def test_engine_that_cannot_start_is_not_started_again(tmp_path: Path) -> None:
     written, failed, said = run(tmp_path, case(die_at_start=True), launches=3)
-    assert (written, failed) == ([], 1)
+    assert (written, failed) == ([], 3)
     assert sum("skipped" in line for line in said) == 2
 
 
@@ -130,12 +130,48 @@ def test_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(runner.Run, "_launch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, CASE, launches=4)
-    assert Pending.interrupted(tmp_path / ".work" / "pending") == 2
+    assert launches_kept(tmp_path) == 2
     (record,), failed, said = run(tmp_path, CASE, launches=4, resume=True)
     assert len(record.launches) == 4
     assert failed == 0
     assert sum("is there from the interrupted run" in line for line in said) == 2
     assert len(count) == 5
+
+
+def test_resuming_a_run_of_many_cases_measures_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch, count = runner.Run._launch, list[int]()
+
+    def interrupted(self: runner.Run, *arguments: Any) -> Any:
+        count.append(1)
+        if len(count) == 4:
+            raise KeyboardInterrupt
+        return launch(self, *arguments)
+
+    monkeypatch.setattr(runner.Run, "_launch", interrupted)
+    two = {NAME: CASE, f"{NAME}-2": replace(CASE, requests=5)}
+
+    def plan(resume: bool) -> runner.Run:
+        return runner.Run([envs.find("fake")], 2, tmp_path, resume, 20, lambda text: None, lambda text: None)
+
+    with pytest.raises(KeyboardInterrupt):
+        (first := plan(resume=False)).cases(two)
+    assert first.kept == 3
+    written, missing = plan(resume=True).cases(two)
+    assert (len(written), missing, len(count)) == (2, 0, 5)
+    assert len([found for _, found in scan(tmp_path)]) == 2
+    assert not list((tmp_path / ".work" / "pending").iterdir())
+
+
+def test_a_failing_close_keeps_the_figures_and_breaks_the_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: client.Worker, timeout: float) -> list[str]:
+        raise LaunchFailed("fake: close failed")
+
+    monkeypatch.setattr(client.Worker, "close", fail)
+    (record,), missing, _ = run(tmp_path, CASE, launches=1)
+    assert missing == 0
+    assert record.broken == ["launch 1, clean: fake: close failed"]
 
 
 def test_other_plans_are_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +180,7 @@ def test_other_plans_are_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         run(tmp_path, CASE, launches=1)
     monkeypatch.undo()
     _, _, said = run(tmp_path, replace(CASE, requests=5), launches=1, resume=True)
-    assert not any("interrupted run" in line for line in said)
+    assert any("nothing to resume" in line for line in said)
     _, _, said = run(tmp_path, CASE, launches=1, resume=True)
     assert any("interrupted run" in line for line in said)
 
@@ -172,7 +208,7 @@ def test_damaged_launch_of_an_interrupted_run_is_measured_anew(tmp_path: Path) -
 
 
 def test_second_run_waits_or_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(runner.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("ROLLBENCH_LOCK", str(tmp_path / "lock"))
     refused = pytest.raises(UserError, match=r"another run \(process \d+\) is measuring")
     with runner.alone(wait=True, report=print), refused, runner.alone(False, print):
         pass
@@ -193,17 +229,16 @@ def rollbench(*arguments: str, **more: Any) -> "subprocess.Popen[str]":
 def test_ctrl_c_ends_the_processes_and_resume_goes_on(results: Path, how: signal.Signals) -> None:
     command = ("run", "single_turn/tiny-16", "-e", "fake", "--launches", "12")
     process = rollbench(*command)
-    pending = results / ".work" / "pending"
-    while Pending.interrupted(pending) < 2:
+    while launches_kept(results) < 2:
         time.sleep(0.01)
         assert process.poll() is None
     process.send_signal(how)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "rollbench: interrupted:" in errors
     assert "--resume" in errors
     assert workers_of(results) == []
-    kept = Pending.interrupted(pending)
+    kept = launches_kept(results)
+    assert f"interrupted: {kept} finished launches" in errors
     again = rollbench(*command, "--resume")
     output, errors = again.communicate(timeout=60)
     assert again.returncode == 0, errors
@@ -211,6 +246,10 @@ def test_ctrl_c_ends_the_processes_and_resume_goes_on(results: Path, how: signal
     ((_, record),) = list(scan(results))
     assert isinstance(record, Record)
     assert len(record.launches) == 12
+
+
+def launches_kept(root: Path) -> int:
+    return len(list((root / ".work" / "pending").glob("*/*-*.json")))
 
 
 def workers_of(results: Path) -> list[psutil.Process]:

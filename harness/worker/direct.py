@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.wire import Wire
+from harness.worker.__main__ import end_with_parent
 
 Batch = list[list[int]]
 Generate = Callable[[Batch], int]  # generates, and says how many tokens came
@@ -44,6 +45,7 @@ def sglang(job: dict[str, Any]) -> tuple[Callable[[], Any], Generate]:
 
 
 def main() -> None:
+    end_with_parent(int(sys.argv[2]))
     wire = Wire(int(sys.argv[2]), int(sys.argv[3]))
     job = wire.receive()
     os.environ.update(job["environment"])
