@@ -82,4 +82,4 @@ def test_files_and_functions_stay_short(path: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno is not None
-            assert node.end_lineno - node.lineno < 40, f"{node.name} is long"
+            assert node.end_lineno - node.body[0].lineno < 40, f"{node.name} is long"
