@@ -3,6 +3,7 @@
 import contextlib
 import os
 import select
+import shutil
 import subprocess
 import tempfile
 import time
@@ -17,6 +18,7 @@ from harness.errors import LaunchFailed
 from harness.paths import PACKAGE, shared_memory
 from harness.wire import Closed, Message, Wire
 
+SCRATCH = "rollbench-"  # then the light process's number: folders in shared memory, one a worker
 TAIL = 25  # lines of a log that an error shows
 GRACE = 5.0  # seconds that the processes of an ended group get to be gone
 
@@ -45,7 +47,8 @@ class Worker:
     module: str = "harness.worker"
 
     def __post_init__(self) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="rollbench-", dir=shared_memory())
+        sweep(shared_memory())
+        self._scratch = tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-", dir=shared_memory())
         self.folder = Path(self._scratch.name)
         (self.folder / "site").mkdir()
         (self.folder / "site" / "harness").symlink_to(PACKAGE)
@@ -167,6 +170,13 @@ def environment(variables: Mapping[str, str], paths: Sequence[Path]) -> dict[str
     environment."""
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
     return kept | dict(variables) | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONUNBUFFERED": "1"}
+
+
+def sweep(folder: Path) -> None:
+    """Remove the scratch folders of light processes that were killed before they could."""
+    for scratch in folder.glob(f"{SCRATCH}[0-9]*-*"):
+        if not psutil.pid_exists(int(scratch.name.removeprefix(SCRATCH).partition("-")[0])):
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def name_of(process: psutil.Process) -> str:

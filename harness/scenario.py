@@ -84,6 +84,8 @@ def select(names: Sequence[str], gpus: int) -> dict[str, Scenario]:
         pattern = name if "/" in name else f"{name}/*"
         fitting = {full: case for full, case in able.items() if fnmatchcase(full, pattern)}
         if not fitting:
-            raise UserError(f"no case {name!r}: {nearest(name, known)} (`rollbench list` shows all)")
+            raise UserError(
+                f"no case {name!r}: {nearest(name, {*known, *(full.partition('/')[0] for full in known)})} (`rollbench list` shows all)"
+            )
         chosen |= fitting
     return chosen

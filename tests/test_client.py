@@ -133,5 +133,17 @@ def test_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     assert not psutil.pid_exists(pid)
 
 
+def test_folders_of_killed_runs_are_swept(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    mine, stale, other = (
+        tmp_path / name for name in (f"rollbench-{os.getpid()}-a", f"rollbench-{gone.pid}-b", "rollbench-x")
+    )
+    for folder in (mine, stale, other):
+        (folder / "site").mkdir(parents=True)
+    client.sweep(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {mine.name, other.name}
+
+
 def test_tail_of_a_log_that_is_not_there() -> None:
     assert "no log" in client.tail(Path("/nowhere"))
