@@ -77,6 +77,7 @@ def select(names: Sequence[str], gpus: int) -> dict[str, Scenario]:
     """
     known = cases()
     chosen: dict[str, Scenario] = {}
+    scenarios = {name.partition("/")[0] for name in known}
     able = {name: case for name, case in known.items() if case.gpus <= gpus}
     for name in names or main_job(gpus):
         if name in known and name not in able:
@@ -84,8 +85,6 @@ def select(names: Sequence[str], gpus: int) -> dict[str, Scenario]:
         pattern = name if "/" in name else f"{name}/*"
         fitting = {full: case for full, case in able.items() if fnmatchcase(full, pattern)}
         if not fitting:
-            raise UserError(
-                f"no case {name!r}: {nearest(name, {*known, *(full.partition('/')[0] for full in known)})} (`rollbench list` shows all)"
-            )
+            raise UserError(f"no case {name!r}: {nearest(name, {*known, *scenarios})} (`rollbench list` shows all)")
         chosen |= fitting
     return chosen
