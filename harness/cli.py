@@ -81,7 +81,7 @@ def run(
     if model:
         chosen = {name: replace(case, model=model) for name, case in chosen.items()}
     store.writable(root)
-    with runner.alone(not no_wait, say), progress() as tell:
+    with runner.alone(not no_wait, say), progress(console) as tell:
         plan = runner.Run(environments, launches, root, resume, timeout, tell, say)
         try:
             written, failed = plan.cases(chosen)
@@ -186,7 +186,7 @@ def check_harness(
 ) -> None:
     """Measure what the harness itself costs; ends 1 when a target is missed."""
     met = True
-    with runner.alone(True, say), progress() as tell:
+    with runner.alone(True, say), progress(console) as tell:
         for ok, line in selfcheck.report(engine or (), len(machine.gpu_names()), launches, tell):
             met &= ok
             say(f"{'ok' if ok else 'missed':<8} {line}")

@@ -1,6 +1,5 @@
 """Progress of a long command: one line that changes on a terminal, a line at every change elsewhere."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,13 +9,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """A function that is told what is being waited for. Elapsed time is that of the whole command."""
-    console = Console(file=sys.stdout)
+def progress(console: Console) -> Iterator[Callable[[str], None]]:
+    """A function that is told what is being waited for. Elapsed time is that of the whole command.
+
+    `console` is the one that other lines go to meanwhile, so that they stand above the one that changes.
+    """
     if console.is_terminal:
-        with Progress(
-            SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}"), console=console, transient=True
-        ) as bar:
+        columns = SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
+        with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task("", total=None)
             yield lambda text: bar.update(task, description=text)
         return
