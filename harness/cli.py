@@ -1,4 +1,4 @@
-"""The command line: `rollbench list | run | compare | show | doctor | env | stamp`."""
+"""The command line: `rollbench list | run | compare | show | doctor | env | selfcheck | stamp`."""
 
 import os
 import signal

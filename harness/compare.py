@@ -49,15 +49,10 @@ def ratios(before: Record, after: Record) -> list[Ratio]:
     paired = before.run == after.run and before.engine != after.engine and bool(pairs)
     found = []
     for metric in METRICS.values():
-        x, y = (_samples(record, metric.name, pairs if paired else None) for record in (after, before))
+        x, y = (record.samples(metric.name, pairs if paired else None) for record in (after, before))
         if x and y:
             found.append(Ratio(metric, stats.ratio(x, y, paired), paired, broken))
     return found
-
-
-def _samples(record: Record, metric: str, pairs: set[int] | None) -> list[Sequence[float]]:
-    kept = sorted((x for x in record.good if pairs is None or x.pair in pairs), key=lambda launch: launch.pair)
-    return [launch.samples[metric] for launch in kept if launch.samples.get(metric)]
 
 
 def levels_table(records: Sequence[Record]) -> Table:

@@ -56,16 +56,15 @@ def find(engine: str) -> Environment:
     """The environment that runs this engine here. Raises EnvironmentMissing with the command that makes it."""
     if known(engine) == "fake":
         return Environment("fake", "light", sys.executable, lock_hash(REQUIREMENTS / "light.txt"))
-    variable = f"ROLLBENCH_{engine.upper()}_PYTHON"
+    variable = _variable(engine)
     if carried := os.environ.get(variable):
         python = str(Path(carried).absolute())  # not resolved: a virtual environment's interpreter is a link
         return Environment(engine, "carried", python, installed_hash(python, variable))
-    lane = "cuda" if gpu_names() else "cpu"
-    environment = _at(engine, lane)
+    environment = _here(engine)
     if not _ready(environment):
         raise EnvironmentMissing(
-            f"no {lane} environment for {engine}: build it with `nox -s env-{engine}`, or name an interpreter "
-            f"that has it in {variable}"
+            f"no {environment.lane} environment for {engine}: build it with `nox -s env-{engine}`, or name an "
+            f"interpreter that has it in {variable}"
         )
     return environment
 
@@ -78,11 +77,10 @@ def build(engine: str, tell: Callable[[str], None]) -> Environment:
     try:
         return find(engine)
     except EnvironmentMissing:
-        if os.environ.get(f"ROLLBENCH_{engine.upper()}_PYTHON"):
+        if os.environ.get(_variable(engine)):
             raise
-    lane = "cuda" if gpu_names() else "cpu"
-    environment = _at(engine, lane)
-    folder = Path(environment.python).parents[1]
+    environment = _here(engine)
+    lane, folder = environment.lane, Path(environment.python).parents[1]
     with _locked(folder):
         if not _ready(environment):
             tell(f"building {folder} from {_lock(engine, lane).name}")
@@ -96,7 +94,13 @@ def build(engine: str, tell: Callable[[str], None]) -> Environment:
     return environment
 
 
-def _at(engine: str, lane: str) -> Environment:
+def _variable(engine: str) -> str:
+    return f"ROLLBENCH_{engine.upper()}_PYTHON"
+
+
+def _here(engine: str) -> Environment:
+    """The environment that this machine's lane has for the engine, built or not."""
+    lane = "cuda" if gpu_names() else "cpu"
     lock = lock_hash(_lock(engine, lane))
     folder = cache_home() / "envs" / f"{engine}-{lane}-{lock[:8]}"
     return Environment(engine, lane, str(folder / "bin" / "python"), lock)

@@ -73,9 +73,10 @@ class Record(BaseModel):
         """Launches that ended."""
         return [launch for launch in self.launches if launch.error is None]
 
-    def samples(self, metric: str) -> list[list[float]]:
-        """The samples of a metric, a list a good launch."""
-        return [launch.samples[metric] for launch in self.good if launch.samples.get(metric)]
+    def samples(self, metric: str, pairs: set[int] | None = None) -> list[list[float]]:
+        """The samples of a metric, a list a good launch, in the order of their pairs; `pairs` keeps those alone."""
+        kept = [launch for launch in self.good if pairs is None or launch.pair in pairs]
+        return [launch.samples[metric] for launch in kept if launch.samples.get(metric)]
 
     @property
     def workload(self) -> Any:
