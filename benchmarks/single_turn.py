@@ -1,54 +1,72 @@
-"""Single-turn: a batch of prompts sent at once, each answered with exactly so many tokens, from a cold prefix cache."""
+"""Single-turn: prompts that share nothing (or a group's samples, one prompt), each answered with exactly so many tokens
+from a cold prefix cache. All at once as a rollout batch is, or arriving one after another as a server's load does."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import Literal
 
-import numpy as np
-
-from harness.scenario import Options, Scenario
-from harness.workload import random_prompts
-
-if TYPE_CHECKING:
-    from harness.rig import Rig
+from benchmarks import CPU, GPU, HALF, SEVEN
+from harness.inference import Inference
+from harness.rollouts import Requests
+from harness.workload import Seed, arriving, grouped, independent
 
 
 @dataclass(frozen=True, kw_only=True)
-class SingleTurn(Scenario):
-    requests: int = 16
+class SingleTurn(Inference):
+    """`prompts`, each `samples` times in a group. `rate`: prompts a second (0: all at once)."""
+
+    prompts: int = 16
+    samples: int = 1
     input_tokens: int = 128
     output_tokens: int = 64
-    temperature: float = 1.0
-    seed: int = 0
+    rate: float = 0.0
+    arrivals: Literal["poisson", "fixed"] = "poisson"
 
-    def step(self, rig: "Rig", index: int) -> dict[str, float]:
-        prompts = random_prompts(
-            (self.seed, index), self.requests, self.input_tokens, self.output_tokens, rig.vocabulary
-        )
-        rig.flush()
-        out = rig.generate(prompts, temperature=self.temperature, cached=0)
-        seconds = float(out.seconds)
-        return {
-            "output_throughput": int(out.output_B.sum()) / seconds,
-            "step_time": seconds,
-            "ttft": float(np.median(out.first_B)),
-            "latency": float(np.median(out.done_B)),
-        }
+    def requests(self, seed: Seed, vocab: int) -> Requests:
+        lengths = [self.input_tokens] * self.prompts, [self.output_tokens] * self.prompts
+        found = grouped(independent(seed, *lengths, vocab), self.samples)
+        return arriving(found, self.rate * self.samples, self.arrivals, seed) if self.rate else found
 
 
-# One thread a process and no compilation: on few cores the engines' threads get in each other's way, and a CPU figure
-# shows that all works, not how fast an engine is.
-CPU = Options(dtype="float32", eager=True, multiprocessing=False, max_running=256)
+TINY = SingleTurn(model="tiny-qwen3", options=CPU)
+B05 = SingleTurn(model=HALF, gpus=1, options=GPU, prompts=512, output_tokens=128)
+B7 = replace(B05, model=SEVEN)
+SERVED = replace(TINY, prompts=32, output_tokens=32, stream=True, rate=8.0)
 
 CASES = {
-    "tiny-1": SingleTurn(model="tiny-qwen3", requests=1, options=CPU),
-    "tiny-16": SingleTurn(model="tiny-qwen3", requests=16, options=CPU),
-    "tiny-64": SingleTurn(model="tiny-qwen3", requests=64, input_tokens=64, output_tokens=32, options=CPU),
-    "tiny-llama-16": SingleTurn(model="tiny-llama", requests=16, options=CPU),
-    "tiny-qwen2-16": SingleTurn(model="tiny-qwen2", requests=16, options=CPU),
-    "0.5B-16": SingleTurn(model="Qwen2.5-0.5B", gpus=1, requests=16, output_tokens=128),
-    "0.5B-128": SingleTurn(model="Qwen2.5-0.5B", gpus=1, requests=128, output_tokens=128),
-    "0.5B-512": SingleTurn(model="Qwen2.5-0.5B", gpus=1, requests=512, output_tokens=128),
-    "7B-16": SingleTurn(model="Qwen2.5-7B", gpus=1, requests=16, output_tokens=128),
-    "7B-128": SingleTurn(model="Qwen2.5-7B", gpus=1, requests=128, output_tokens=128),
-    "7B-512": SingleTurn(model="Qwen2.5-7B", gpus=1, requests=512, output_tokens=128),
-}
+    "tiny-1": replace(TINY, prompts=1),
+    "tiny-16": TINY,
+    "tiny-64": replace(TINY, prompts=64, input_tokens=64, output_tokens=32),
+    "tiny-llama-16": replace(TINY, model="tiny-llama"),
+    "tiny-qwen2-16": replace(TINY, model="tiny-qwen2"),
+    "tiny-poisson-8": SERVED,
+    "tiny-fixed-8": replace(SERVED, arrivals="fixed"),
+    # The guide's scenarios and switches.
+    "tiny-gsm8k": replace(TINY, prompts=8, samples=4),
+    "tiny-code": replace(TINY, prompts=4, output_tokens=2048, temperature=0.7, steps=3),
+    "tiny-memory": replace(TINY, prompts=32, options=replace(CPU, kv_tokens=4096)),
+    "tiny-16-compiled": replace(TINY, options=replace(CPU, eager=False)),
+    "tiny-16-multiprocessing": replace(TINY, options=replace(CPU, multiprocessing=True)),
+    "tiny-16-no-prefix-caching": replace(TINY, options=replace(CPU, prefix_caching=False)),
+} | {
+    f"{size}-{name}": case
+    for size, base in (("0.5B", B05), ("7B", B7))
+    for name, case in {
+        "16": replace(base, prompts=16),
+        "128": replace(base, prompts=128),
+        "512": base,
+        "poisson-16": replace(base, rate=16.0, prompts=256, stream=True, steps=3),
+        "fixed-16": replace(base, rate=16.0, prompts=256, stream=True, arrivals="fixed", steps=3),
+        "gsm8k": replace(base, prompts=128, samples=4, output_tokens=256),
+        "code": replace(base, prompts=64, output_tokens=2048, temperature=0.7, steps=3),
+        "memory": replace(base, options=replace(GPU, memory_fraction=0.5)),
+        "512-eager": replace(base, options=replace(GPU, eager=True)),
+        "512-no-multiprocessing": replace(base, options=replace(GPU, multiprocessing=False)),
+        "512-no-prefix-caching": replace(base, options=replace(GPU, prefix_caching=False)),
+        "512-memory-0.6": replace(base, options=replace(GPU, memory_fraction=0.6)),
+        "512-memory-0.9": replace(base, options=replace(GPU, memory_fraction=0.9)),
+        **{
+            f"128-{backend}": replace(base, prompts=128, options=replace(GPU, attention=backend))
+            for backend in ("fa3", "flashinfer", "triton", "torch-native")
+        },
+    }.items()
+}  # fmt: skip

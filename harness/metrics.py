@@ -7,44 +7,74 @@ from typing import Literal
 @dataclass(frozen=True)
 class Metric:
     """`tolerance`: the smallest ratio away from 1 worth a verdict; `detect`: the smallest effect that a `pass` promises
-    it would have seen. Both are shares: 0.03 is 3 %."""
+    it would have seen. Both are shares: 0.03 is 3 %. `better` None: neither direction is good in itself."""
 
     name: str
     title: str
     unit: str
-    better: Literal["higher", "lower"]
-    definition: str
+    better: Literal["higher", "lower", None]
     tolerance: float
     detect: float
+    definition: str
 
 
-METRICS = {
-    m.name: m
-    for m in (
-        Metric(
-            name="output_throughput", title="output", unit="tok/s", better="higher", tolerance=0.03, detect=0.05,
-            definition="generated tokens of a step over its seconds, from the sending of the batch to its last token",
-        ),
-        Metric(
-            name="step_time", title="step", unit="s", better="lower", tolerance=0.03, detect=0.05,
-            definition="from the sending of a batch to its last token",
-        ),
-        Metric(
-            name="ttft", title="TTFT", unit="s", better="lower", tolerance=0.05, detect=0.10,
-            definition="time to first token: median over a step's requests, from the sending of the batch",
-        ),
-        Metric(
-            name="latency", title="latency", unit="s", better="lower", tolerance=0.05, detect=0.10,
-            definition="time to last token: median over a step's requests, from the sending of the batch",
-        ),
-        Metric(
-            name="startup", title="start-up", unit="s", better="lower", tolerance=0.10, detect=0.20,
-            definition="from the start of the process to an engine ready for requests; one sample a launch",
-        ),
-        Metric(
-            name="peak_memory", title="peak memory", unit="GiB", better="lower", tolerance=0.05, detect=0.10,
-            definition="on a GPU, device memory in use after the last step; on a CPU, the sum of the peak resident "
-            "sizes of the launch's processes (pages that they share count in each); one sample a launch",
-        ),
-    )
-}  # fmt: skip
+_SPEED, _TIME, _TAIL, _USE = (0.03, 0.05), (0.05, 0.10), (0.10, 0.20), (0.05, 0.10)
+_ROWS: tuple[tuple[str, str, str, Literal["higher", "lower", None], tuple[float, float], str], ...] = (
+    ("output_throughput", "output", "tok/s", "higher", _SPEED,
+     "generated tokens of a step over its seconds, from the start of the call to the last token"),
+    ("output_per_gpu", "output a GPU", "tok/s", "higher", _SPEED,
+     "output throughput over the GPUs of the case; on a machine without one it is not given"),
+    ("total_throughput", "total", "tok/s", "higher", _SPEED,
+     "prompt and generated tokens of a step over its seconds; prompt tokens from the prefix cache count"),
+    ("step_time", "step", "s", "lower", _SPEED,
+     "from the start of the call to the last token of all its requests"),
+    ("ttft", "TTFT", "s", "lower", _TIME,
+     "time to first token: from when a request was due (not from when it went out); median over a step's requests"),
+    ("tpot", "TPOT", "s", "lower", _TIME,
+     "time per output token behind the first: (last - first) / (tokens - 1); median over a step's requests"),
+    ("itl", "ITL", "s", "lower", _TIME,
+     "inter-token latency: time between two outputs of a request, where outputs are streamed; median over a step's"),
+    ("latency", "latency", "s", "lower", _TIME,
+     "from when a request was due to its last token; median over a step's requests"),
+    ("conversation_time", "conversation", "s", "lower", _TIME,
+     "from when a conversation was due to its last token, pauses included; median over a step's conversations"),
+    ("ttft_p90", "TTFT p90", "s", "lower", _TAIL, "90th percentile over all requests of a launch"),
+    ("ttft_p99", "TTFT p99", "s", "lower", _TAIL, "99th percentile over all requests of a launch"),
+    ("tpot_p99", "TPOT p99", "s", "lower", _TAIL, "99th percentile over all requests of a launch"),
+    ("itl_p99", "ITL p99", "s", "lower", _TAIL, "99th percentile over all gaps of a launch"),
+    ("latency_p90", "latency p90", "s", "lower", _TAIL, "90th percentile over all requests of a launch"),
+    ("latency_p99", "latency p99", "s", "lower", _TAIL, "99th percentile over all requests of a launch"),
+    ("queue_time", "queue", "s", "lower", _TAIL,
+     "in the engine's queue before its first forward pass, as the engine tells; median over a step's requests"),
+    ("cache_share", "cached", "", "higher", _USE,
+     "share of a step's prompt tokens that came from the prefix cache, as the engine counts them"),
+    ("preemptions", "preemptions", "", "lower", _TAIL,
+     "times that a running request of a step lost its place (SGLang: retractions)"),
+    ("bubble_share", "bubble", "", "lower", _USE,
+     "share of a step's time between the median and the last finish: what the slowest requests cost"),
+    ("startup", "start-up", "s", "lower", _TAIL,
+     "from the start of the process to an engine ready for requests; one sample a launch"),
+    ("peak_memory", "peak memory", "GiB", "lower", _USE,
+     "on a GPU, the most device memory in use during the launch above the baseline before it, all GPUs of the case "
+     "together; on a CPU, the most resident memory of the launch's processes together; one sample a launch"),
+    ("host_memory", "host memory", "GiB", "lower", _USE,
+     "the most resident memory of the launch's processes together while steps were measured (shared pages count in "
+     "each); one sample a launch"),
+    ("energy", "energy", "J/token", "lower", _USE,
+     "difference of the GPUs' energy counters over the measured steps, over the tokens generated in them"),
+    ("mfu", "MFU", "", "higher", _USE,
+     "model FLOPs utilisation: forward FLOPs of the measured steps over their seconds and the GPUs' peak bf16 rate"),
+    ("mbu", "MBU", "", "higher", _USE,
+     "model bandwidth utilisation: least bytes that generation must read over the measured seconds and the GPUs' peak "
+     "bandwidth (a lower bound)"),
+)  # fmt: skip
+METRICS = {name: Metric(name, title, unit, better, *worth, text) for name, title, unit, better, worth, text in _ROWS}
+
+PERCENTILES = {  # metric: what it is a percentile of, and which; only where a launch has samples enough
+    "ttft_p90": ("ttft", 0.90),
+    "ttft_p99": ("ttft", 0.99),
+    "tpot_p99": ("tpot", 0.99),
+    "itl_p99": ("itl", 0.99),
+    "latency_p90": ("latency", 0.90),
+    "latency_p99": ("latency", 0.99),
+}

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -77,6 +78,20 @@ def find(name: str) -> Model:
     if name.count("/") == 1:
         return Model(name, local=False)
     raise UserError(f"no model {name!r}: {nearest(name, SHAPES)}, or give a folder or a hub's organisation/name")
+
+
+def config(name: str) -> dict[str, Any]:
+    """The model's `config.json`; empty for a hub's model that is not on this machine."""
+    path = Path(find(name).path, "config.json")
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+def vocabulary(name: str) -> int:
+    """Token ids of the model. Raises UserError when its configuration is not on this machine."""
+    if not (found := config(name).get("vocab_size")):
+        raise UserError(f"model {name}: its vocabulary is not known here (no config.json with vocab_size)")
+    return int(found)
 
 
 def made(name: str) -> Path:

@@ -16,12 +16,13 @@ from harness.record import Launch
 
 
 class Part(BaseModel):
-    """A finished launch with what its engine said of itself."""
+    """A finished launch with what its engine said of itself, and where its log lies."""
 
     model_config = ConfigDict(extra="forbid")
     launch: Launch
     flags: dict[str, Any] = {}
     versions: dict[str, str] = {}
+    log: str = ""  # under the logs of the results folder
 
 
 class Pending:

@@ -13,10 +13,11 @@ from harness.machine import Machine
 
 
 class Certificate(BaseModel):
-    """Whether a condition that the figures rest on held: the cell is invalid when one did not."""
+    """Whether a condition that the figures rest on held: the cell is invalid when one did not. `ok` None: it does not
+    apply, and `reason` says why."""
 
     model_config = ConfigDict(extra="forbid")
-    ok: bool
+    ok: bool | None
     figure: float
     reason: str
 
@@ -90,7 +91,7 @@ class Record(BaseModel):
             f"launch {launch.order}, {name}: {certificate.reason}"
             for launch in self.good
             for name, certificate in launch.certificates.items()
-            if not certificate.ok
+            if certificate.ok is False
         ]
 
     def must_compare(self, other: "Record") -> None:

@@ -4,50 +4,24 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from harness import machine, models
+from harness.audit import Audit
 from harness.client import Worker
 from harness.envs import Environment
 from harness.errors import LaunchFailed
 from harness.record import Certificate
-from harness.rollouts import Prompts, Rollouts, lengths, token_hash
+from harness.rollouts import Requests, Rollouts
+from harness.sampler import Sampler
 from harness.scenario import Options
+from harness.series import Series
 
 GIB = 1 << 30
 LEFT_OVER_MIB = 512  # device memory above the baseline that a closed launch may leave to the driver
 CLOSE_TIMEOUT = 60.0
 SETTLE = 10.0  # seconds for the driver to give the memory of ended processes back
-
-
-@dataclass
-class Audit:
-    """What was asked and what came, summed over the calls that count."""
-
-    wrong_prompts: int = 0  # requests whose prompt the engine counted otherwise, or batches with other ids
-    wrong_outputs: int = 0  # requests that generated another number of tokens than asked
-    wrong_cached: int = 0  # tokens from the prefix cache beyond, or short of, those declared
-    hashes: list[str] = field(default_factory=list)
-
-    def add(self, prompts: Prompts, out: Rollouts, cached: int | None) -> None:
-        sent = token_hash(prompts.ids_BL)
-        self.hashes.append(sent[:16])
-        self.wrong_prompts += int((out.prompt_B != lengths(prompts.ids_BL)).sum()) + (str(out.prompts_sha256) != sent)
-        self.wrong_outputs += int((out.output_B != prompts.output_B).sum())
-        if cached is not None:
-            self.wrong_cached += abs(int(out.cached_B.sum()) - cached)
-
-    def certificates(self) -> dict[str, Certificate]:
-        rows = (
-            ("workload", self.wrong_prompts, "prompts that the engine did not get as they were sent"),
-            ("counts", self.wrong_outputs, "requests with another number of tokens than asked"),
-            ("cache", self.wrong_cached, "prompt tokens from the prefix cache other than declared"),
-        )
-        return {name: Certificate(ok=not n, figure=n, reason=f"{n} {what}") for name, n, what in rows}
 
 
 class Rig(ExitStack):
@@ -68,12 +42,13 @@ class Rig(ExitStack):
         super().__init__()
         self.environment, self.model, self.options = environment, model, options
         self.log, self.timeout, self.tell = log, timeout, tell
-        self.audit = Audit()
+        self.audit = Audit(options.prefix_caching)
         self.facts: dict[str, Any] = {}
         self.flags: dict[str, Any] = {}
         self.versions: dict[str, str] = {}
         self._worker: Worker | None = None
-        self._baseline = machine.device_memory_mib()
+        self.baseline_mib = machine.device_memory_mib()  # in use on each GPU before the launch
+        self.began = time.monotonic()
 
     @property
     def worker(self) -> Worker:
@@ -89,6 +64,7 @@ class Rig(ExitStack):
         worker = self._worker = Worker(env.engine, env.python, self.log, self.variables(model.local), env.paths)
         self.facts["model"] = Path(model.path).name
         self.callback(self._end)
+        self._sampler = self.enter_context(Sampler(self.log.with_suffix(".series.jsonl"), worker.pid))
         reply = worker.call(
             "start", self.timeout, model=model.path, load_format=model.load_format,
             options=self.options.of(env.engine), device=env.device,
@@ -115,7 +91,7 @@ class Rig(ExitStack):
 
     def reset_audit(self) -> None:
         """Count from here on: the warm-up is over."""
-        self.audit = Audit()
+        self.audit = Audit(self.options.prefix_caching)
 
     @property
     def age(self) -> float:
@@ -123,28 +99,34 @@ class Rig(ExitStack):
         return time.monotonic() - self.worker.started
 
     def generate(
-        self, prompts: Prompts, *, temperature: float, logprobs: bool = False, cached: int | None = None
-    ) -> Rollouts:
-        """Generate for each prompt as many tokens as it asks for; `cached` declares how many prompt tokens the prefix
-        cache will give, which the audit holds against what it gave."""
-        into, back = self.worker.folder / "prompts", self.worker.folder / "rollouts"
+        self, requests: Requests, *, temperature: float, concurrency: int = 0, logprobs: bool = False,
+        stream: bool = False, cache_floor: float = 0.0,
+    ) -> Rollouts:  # fmt: skip
+        """Send the requests as they are scheduled, at most `concurrency` conversations at once (0: no limit), and
+        generate as many tokens for each as it asks for. `cache_floor` is the least share of what a perfect prefix cache
+        would give that the engine's must; the audit holds it against what it gave."""
+        into, back = self.worker.folder / "requests", self.worker.folder / "rollouts"
         reply = self.worker.call(
-            "generate", self.timeout, prompts=str(into), layout=prompts.save(into), rollouts=str(back),
-            temperature=temperature, logprobs=logprobs,
+            "generate", self.timeout, requests=str(into), layout=requests.save(into), rollouts=str(back),
+            concurrency=concurrency, sampling={"temperature": temperature, "logprobs": logprobs, "stream": stream},
         )  # fmt: skip
         out = Rollouts.load(back, reply.value)
-        self.audit.add(prompts, out, cached)
+        self.audit.add(requests, out, cache_floor)
         return out
 
     def flush(self) -> float:
         """Empty the prefix cache; seconds on the worker's clock."""
         return self.worker.call("flush", self.timeout).seconds
 
-    def memory_gib(self) -> float:
-        """The metric `peak_memory`."""
-        if self.environment.device == "cuda":
-            return float(np.sum(machine.device_memory_mib())) / 1024
-        return self.worker.peak_memory() / GIB
+    def engine_memory(self) -> dict[str, float]:
+        """GiB by the engine's own counters, under its own names: never more than a fact beside the device's figure."""
+        found: dict[str, float] = self.worker.call("memory", self.timeout).value
+        return found
+
+    def series(self) -> Series:
+        """What the sampler saw; it ends here."""
+        self._sampler.stop()
+        return Series.load(self._sampler.path)
 
     def shut_down(self) -> Certificate:
         """End the engine; the certificate says whether processes or device memory stayed behind."""
@@ -170,7 +152,7 @@ class Rig(ExitStack):
 
     def _left_mib(self) -> int:
         return max(
-            (now - then for now, then in zip(machine.device_memory_mib(), self._baseline, strict=False)), default=0
+            (now - then for now, then in zip(machine.device_memory_mib(), self.baseline_mib, strict=False)), default=0
         )
 
 

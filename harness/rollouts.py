@@ -1,11 +1,11 @@
-"""Prompts that go to an engine and what it generated: numpy arrays that travel through a file in shared memory.
+"""Requests that go to an engine and what it generated: numpy arrays that travel through a file in shared memory.
 
-Shape letters: B requests, T the longest output, L the longest prompt. Both sides import this; it needs numpy only.
+Shape letters: B requests, T the longest output, N all of something. Both sides import this; it needs numpy only.
 """
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
@@ -58,41 +58,105 @@ def lengths(ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
     return count
 
 
-def token_hash(ids: npt.NDArray[np.int32]) -> str:
-    """SHA-256 of a padded array of token ids: its shape, then its values, as little-endian int32."""
-    digest = hashlib.sha256(np.asarray(ids.shape, "<i4").tobytes())
-    digest.update(ids.astype("<i4", copy=False).tobytes())
+@dataclass(frozen=True)
+class Requests(Arrays):
+    """B requests in conversations; those of one conversation stand in the order of their turns.
+
+    A request's prompt is all that its conversation holds already (prompts and answers) followed by its own new ids.
+    ids_N: the new token ids of all requests, one behind the other, int32. input_B: how many of them are each request's.
+    output_B: tokens that each must generate. conversation_B: any number, equal within a conversation. due_B: seconds:
+    for a conversation's first request, when it is to be sent, from the start of the call; for a later one, the pause
+    (a tool call, a user) behind the answer before it.
+    """
+
+    ids_N: npt.NDArray[np.int32]
+    input_B: npt.NDArray[np.int32]
+    output_B: npt.NDArray[np.int32]
+    conversation_B: npt.NDArray[np.int32]
+    due_B: npt.NDArray[np.float64]
+
+    @property
+    def new(self) -> list[list[int]]:
+        """The new ids of each request."""
+        ids, ends = self.ids_N.tolist(), np.cumsum(self.input_B).tolist()
+        return [ids[end - n : end] for end, n in zip(ends, self.input_B.tolist(), strict=True)]
+
+    @property
+    def conversations(self) -> list[list[int]]:
+        """The requests of each conversation, by their places."""
+        found: dict[int, list[int]] = {}
+        for place, conversation in enumerate(self.conversation_B.tolist()):
+            found.setdefault(conversation, []).append(place)
+        return list(found.values())
+
+    @property
+    def prompt_B(self) -> npt.NDArray[np.int64]:
+        """Tokens of each whole prompt, when every request generates as many tokens as it must."""
+        count = np.zeros(len(self.input_B), np.int64)
+        for places in self.conversations:
+            grown = np.cumsum(self.input_B[places] + self.output_B[places])
+            count[places] = grown - self.output_B[places]
+        return count
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether anything is sent by a schedule, not all at once."""
+        return bool(self.due_B.any())
+
+    @property
+    def sha256(self) -> str:
+        """Of all that is asked: ids, lengths, conversations, schedule."""
+        arrays = (
+            self.ids_N.astype("<i4"), self.input_B.astype("<i4"), self.output_B.astype("<i4"),
+            self.conversation_B.astype("<i4"), self.due_B.astype("<f8"),
+        )  # fmt: skip
+        return hashlib.sha256(b"".join(a.size.to_bytes(8, "little") + a.tobytes() for a in arrays)).hexdigest()
+
+    def prompts(self, tokens_BT: npt.NDArray[np.int32]) -> list[npt.NDArray[np.int32]]:
+        """The whole prompt of each request, given the answers."""
+        ends, answers = np.cumsum(self.input_B), lengths(tokens_BT)
+        found: list[npt.NDArray[np.int32]] = [np.empty(0, np.int32)] * len(ends)
+        for places in self.conversations:
+            held = np.empty(0, np.int32)
+            for place in places:
+                found[place] = np.concatenate([held, self.ids_N[ends[place] - self.input_B[place] : ends[place]]])
+                held = np.concatenate([found[place], tokens_BT[place, : answers[place]]])
+        return found
+
+
+def ids_hash(prompts: Iterable[npt.ArrayLike]) -> str:
+    """SHA-256 of lists of token ids: of each its length, then its values, as little-endian int32."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        ids = np.asarray(prompt, "<i4")
+        digest.update(ids.size.to_bytes(8, "little") + ids.tobytes())
     return digest.hexdigest()
 
 
 @dataclass(frozen=True)
-class Prompts(Arrays):
-    """Token ids of each request, int32 (B, L), and the number of tokens each must generate, int32 (B,)."""
-
-    ids_BL: npt.NDArray[np.int32]
-    output_B: npt.NDArray[np.int32]
-
-    @property
-    def lists(self) -> list[list[int]]:
-        return [row[:n] for row, n in zip(self.ids_BL.tolist(), lengths(self.ids_BL).tolist(), strict=True)]
-
-
-@dataclass(frozen=True)
 class Rollouts(Arrays):
-    """What an engine generated for a batch of requests, in the order of the prompts.
+    """What an engine generated for B requests, in their order.
 
-    tokens_BT: token ids, filled with PAD. logprobs_BT: of the tokens chosen, NaN where there is none, and of width 0
-    when they were not asked for. prompt_B, cached_B: prompt tokens as the engine counted them, and those of them that
-    it took from its prefix cache. first_B, done_B: seconds from the start of the call to a request's first and last
-    token, on the worker's clock. seconds: the whole call, scalar. prompts_sha256: of the ids the engine was given.
+    tokens_BT: token ids, filled with PAD. logprobs_BT: of the tokens chosen, NaN where there is none, of width 0 when
+    they were not asked for. prompt_B, cached_B: prompt tokens as the engine counted them, and of them those taken
+    from its prefix cache. queued_B: seconds in the engine's queue, NaN where it does not tell. due_B, sent_B, first_B,
+    done_B: seconds from the start of the call to when a request should be sent, was sent, gave its first and its last
+    token, on the worker's clock. gaps_N: seconds between outputs of one request, of all requests, when they were
+    streamed. preemptions: times that a running request lost its place, in the whole call. seconds: of the whole call.
+    prompts_sha256: of the ids that the engine says it was given.
     """
 
     tokens_BT: npt.NDArray[np.int32]
     logprobs_BT: npt.NDArray[np.float32]
     prompt_B: npt.NDArray[np.int32]
     cached_B: npt.NDArray[np.int32]
+    queued_B: npt.NDArray[np.float64]
+    due_B: npt.NDArray[np.float64]
+    sent_B: npt.NDArray[np.float64]
     first_B: npt.NDArray[np.float64]
     done_B: npt.NDArray[np.float64]
+    gaps_N: npt.NDArray[np.float64]
+    preemptions: npt.NDArray[np.int64]
     seconds: npt.NDArray[np.float64]
     prompts_sha256: npt.NDArray[np.str_]
 
@@ -102,31 +166,48 @@ class Rollouts(Arrays):
         return lengths(self.tokens_BT)
 
 
-@dataclass(frozen=True)
-class Finished:
-    """One finished request as an engine's adapter reports it; `gather` makes Rollouts of many."""
+@dataclass
+class Answer:
+    """One finished request as an engine's adapter reports it; times are `time.perf_counter()` of the worker.
+
+    `stamps` are the times of all its outputs, when they were streamed.
+    """
 
     tokens: list[int]
+    prompt_ids: Sequence[int]
     prompt: int
     cached: int
     first: float
     done: float
+    queued: float = math.nan
     logprobs: Sequence[float] = ()
+    stamps: Sequence[float] = ()
+    due: float = 0.0
+    sent: float = 0.0
 
 
-def gather(finished: Sequence[Finished], prompts: Sequence[Sequence[int]], seconds: float) -> Rollouts:
-    """Rollouts of finished requests in the order of the prompts that the engine was given."""
-    widest = max((len(f.logprobs) for f in finished), default=0)
-    logprobs_BT = np.full((len(finished), widest), np.nan, np.float32)
-    for row, f in zip(logprobs_BT, finished, strict=True):
-        row[: len(f.logprobs)] = f.logprobs
+def gather(answers: Sequence[Answer], start: float, seconds: float, preemptions: int) -> Rollouts:
+    """Rollouts of the answers to a call that began at `start` on the worker's clock."""
+    widest = max((len(a.logprobs) for a in answers), default=0)
+    logprobs_BT = np.full((len(answers), widest), np.nan, np.float32)
+    for row, answer in zip(logprobs_BT, answers, strict=True):
+        row[: len(answer.logprobs)] = answer.logprobs
+
+    def times(name: str) -> npt.NDArray[np.float64]:
+        return np.array([getattr(a, name) for a in answers], np.float64) - start
+
     return Rollouts(
-        tokens_BT=padded([f.tokens for f in finished]),
+        tokens_BT=padded([a.tokens for a in answers]),
         logprobs_BT=logprobs_BT,
-        prompt_B=np.array([f.prompt for f in finished], np.int32),
-        cached_B=np.array([f.cached for f in finished], np.int32),
-        first_B=np.array([f.first for f in finished]),
-        done_B=np.array([f.done for f in finished]),
+        prompt_B=np.array([a.prompt for a in answers], np.int32),
+        cached_B=np.array([a.cached for a in answers], np.int32),
+        queued_B=np.array([a.queued for a in answers], np.float64),
+        due_B=times("due"),
+        sent_B=times("sent"),
+        first_B=times("first"),
+        done_B=times("done"),
+        gaps_N=np.concatenate([np.empty(0), *(np.diff(a.stamps) for a in answers if len(a.stamps) > 1)]),
+        preemptions=np.array(preemptions),
         seconds=np.array(seconds),
-        prompts_sha256=np.array(token_hash(padded(prompts))),
+        prompts_sha256=np.array(ids_hash(a.prompt_ids for a in answers)),
     )

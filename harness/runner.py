@@ -3,17 +3,19 @@
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import commit, machine, models, store
+from harness import commit, machine, models, rates, store
 from harness.envs import Environment
 from harness.errors import LaunchFailed, UserError
+from harness.measure import measure
 from harness.pending import Part, Pending
+from harness.plan import Key, Plan, spoken
 from harness.record import Launch, Record
 from harness.rig import Rig, log_path
 from harness.scenario import Scenario
@@ -41,7 +43,9 @@ class Run:
     timeout: float
     tell: Tell
     report: Tell
+    plan: Plan = field(default_factory=lambda: Plan("cpu"))
     pendings: list[Pending] = field(default_factory=list)
+    ahead: list[Key] = field(default_factory=list)  # case and engine of every launch still to come
 
     def schedule(self) -> list[Slot]:
         """ABBA: every second pair runs its engines the other way round, so that drift hits all alike."""
@@ -51,14 +55,19 @@ class Run:
                 slots.append(Slot(len(slots) + 1, pair + 1, environment))
         return slots
 
+    def keys(self, cases: Iterable[str]) -> list[Key]:
+        """Case and engine of every launch, in order."""
+        return [(name, slot.environment.engine) for name in cases for slot in self.schedule()]
+
     def cases(self, cases: dict[str, Scenario]) -> tuple[list[Path], int]:
         """Run them all; the records written, and how many planned launches gave no figures."""
         for scenario in cases.values():
             models.find(scenario.model)
         written, missing = [], 0
+        self.ahead.extend(self.keys(cases))
         for at, (name, scenario) in enumerate(cases.items(), 1):
             self.report(f"case {name} ({at} of {len(cases)})")
-            pending = Pending.open(self.root / ".work" / "pending", self._plan(name, scenario), self.resume)
+            pending = Pending.open(self.root / ".work" / "pending", self._identity(name, scenario), self.resume)
             self.pendings.append(pending)
             if self.resume and not pending.resumed:
                 self.report("nothing to resume: no interrupted run of the same case, options, engines and commit")
@@ -66,6 +75,7 @@ class Run:
                 self._measure_case(name, scenario, pending)
                 pending.ended(self._save_records(name, scenario, pending))
             else:
+                del self.ahead[: len(self.schedule())]
                 self.report("its records are there from the interrupted run")
             written += pending.records or []
             missing += len(self.schedule()) - pending.good(self.environments)
@@ -81,7 +91,7 @@ class Run:
     def _measure_case(self, name: str, scenario: Scenario, pending: Pending) -> None:
         slots, broken = self.schedule(), set[str]()
         for slot in slots:
-            engine = slot.environment.engine
+            engine = self.ahead.pop(0)[1]
             if engine in broken:
                 self.report(f"launch {slot.order} of {len(slots)}: {engine} skipped, it could not be started before")
             elif _usable(pending, slots, slot):
@@ -98,7 +108,10 @@ class Run:
         for environment in self.environments:
             parts = list(pending.parts(environment.engine))
             if any(part.launch.error is None for part in parts):
-                records.append(store.save(_record(pending.run, name, scenario, environment, parts), self.root))
+                path = store.save(_record(pending.run, name, scenario, environment, parts), self.root)
+                for part in parts:
+                    store.keep(self.root / ".work" / "logs" / part.log, path)
+                records.append(path)
         return records
 
     def _launch(self, name: str, scenario: Scenario, slot: Slot, of: int) -> Part:
@@ -106,22 +119,33 @@ class Run:
         log = log_path(self.root / ".work" / "logs" / name / f"{started:%Y%m%dT%H%M%SZ}", engine, slot.order)
 
         def tell(what: str) -> None:
-            self.tell(f"launch {slot.order} of {of}: {engine}: {what}")
+            spent = (datetime.now(UTC) - started).total_seconds()
+            left = self.plan.total(self.ahead) + max(0.0, self.plan.seconds((name, engine)) - spent)
+            self.tell(f"launch {slot.order} of {of}: {engine}: {what}; about {spoken(left)} left")
 
         launch = Launch(order=slot.order, pair=slot.pair, started=started, ended=started, boot_id=machine.boot_id())
         with Rig(slot.environment, scenario.model, scenario.options, log, self.timeout, tell) as rig:
             try:
-                _measure(rig, scenario, launch, tell)
+                measure(rig, scenario, launch, tell)
             except LaunchFailed as error:
                 launch.error = str(error)
                 self.report(f"launch {slot.order} of {of} failed: {error}")
+        if slot.environment.device == "cuda":
+            launch.facts["measured_rates"] = self._rates(slot.environment)
         launch.ended = datetime.now(UTC)
         launch.machine_state = {"before": before, "after": machine.state()}
         if launch.error is None:
-            self.report(f"launch {slot.order} of {of}: {engine} took {(launch.ended - started).total_seconds():.0f} s")
-        return Part(launch=launch, flags=rig.flags, versions=rig.versions)
+            seconds = (launch.ended - started).total_seconds()
+            self.plan.took((name, engine), seconds)
+            self.report(f"launch {slot.order} of {of}: {engine} took {seconds:.0f} s{_red(launch)}")
+        kept = str(log.relative_to(self.root / ".work" / "logs"))
+        return Part(launch=launch, flags=rig.flags, versions=rig.versions, log=kept)
 
-    def _plan(self, name: str, scenario: Scenario) -> dict[str, Any]:
+    def _rates(self, environment: Environment) -> Any:
+        """What a copy and a matrix product reach on these GPUs, measured once a boot while no engine runs."""
+        return rates.measured(environment.python, self.root / ".work", environment.paths)
+
+    def _identity(self, name: str, scenario: Scenario) -> dict[str, Any]:
         return {
             "case": name,
             "params": scenario.params(),
@@ -134,24 +158,10 @@ class Run:
         }
 
 
-def _measure(rig: Rig, scenario: Scenario, launch: Launch, tell: Tell) -> None:
-    """Warm up, take every step's samples, end the engine and certify; the launch gets it all at the end or nothing."""
-    rig.worker  # noqa: B018, starts it
-    samples = {"startup": [rig.startup]}
-    for index in range(scenario.warmup + scenario.steps):
-        step = index - scenario.warmup
-        tell(f"step {step + 1} of {scenario.steps}" if step >= 0 else f"warm-up {index + 1} of {scenario.warmup}")
-        if step == 0:
-            rig.reset_audit()
-            launch.age_s = rig.age
-        for metric, sample in scenario.step(rig, index).items():
-            if step >= 0:
-                samples.setdefault(metric, []).append(sample)
-    samples["peak_memory"] = [rig.memory_gib()]
-    tell("waiting for it to end")
-    launch.certificates = {**rig.audit.certificates(), "clean": rig.shut_down()}
-    launch.facts = {**rig.facts, "workload_sha256": rig.audit.hashes, "log": rig.log.name}
-    launch.samples = {name: [float(f"{value:.6g}") for value in values] for name, values in samples.items()}
+def _red(launch: Launch) -> str:
+    """The certificates that did not hold, for the line that a launch leaves."""
+    red = [f"{name}: {c.reason}" for name, c in launch.certificates.items() if c.ok is False]
+    return f", invalid ({'; '.join(red)})" if red else ""
 
 
 def _usable(pending: Pending, slots: Sequence[Slot], slot: Slot) -> bool:

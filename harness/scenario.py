@@ -16,16 +16,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Engine options in neutral words, the same for every engine; each adapter maps them to its engine's own flags."""
+    """Engine options in neutral words, the same for every engine; harness/worker/options.py maps them to each engine's
+    own flags (`rollbench options` shows how)."""
 
     dtype: str = "bfloat16"
     seed: int = 0
     max_model_len: int = 4096
-    max_running: int = 512  # requests at once, and the largest batch in a CUDA graph
+    max_running: int = 512  # requests at once
+    chunked_prefill: int = 8192  # prompt tokens in one forward pass
+    graph_batch: int = 512  # the largest batch in a CUDA graph
     eager: bool = False  # no compilation, no CUDA graphs
     prefix_caching: bool = True
     multiprocessing: bool = True  # vLLM: the engine core in a process of its own (SGLang always has one)
     memory_fraction: float = 0.8  # of the GPU
+    kv_tokens: int = 0  # tokens that the cache holds (0: as many as the memory fraction allows)
+    kv_dtype: str = "auto"
+    attention: str = "auto"
     threads: int = 1  # of each engine process on a CPU
     native: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # engine: its own flags, over all others
 
@@ -36,17 +42,24 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario(ABC):
-    """Parameters of a measurement, and how one step of it runs. `gpus` 0: a CPU suffices."""
+    """Parameters of a measurement, and how one step of it runs. `gpus` 0: a CPU suffices.
+
+    `steady`: the metric that must have settled before steps count, and must not drift while they do.
+    """
 
     model: str
     gpus: int = 0
-    warmup: int = 2  # steps before the first that counts
+    warmup: int = 2  # steps before the first that counts, more where they have not settled
     steps: int = 5
     options: Options = Options()
 
+    @property
+    def steady(self) -> str:
+        return "step_time"
+
     @abstractmethod
     def step(self, rig: "Rig", index: int) -> dict[str, float]:
-        """One measurement: metric (a name of METRICS) and sample. `index` counts on through warm-up and steps."""
+        """One measurement: metric (a name of METRICS) and sample. Another `index`, other token ids of the same work."""
 
     def params(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "options"}

@@ -12,10 +12,10 @@ from typing import Any, cast
 from harness import models, stats
 from harness.client import Worker
 from harness.envs import Environment, find
+from harness.inference import Inference
 from harness.rig import Rig
-from harness.scenario import Options, Scenario, cases, main_job
+from harness.scenario import Options, cases, main_job
 from harness.worker.engines import load
-from harness.workload import random_prompts
 
 CALLS = 1000
 DIRECT_STEPS = 10  # of each launch, through rollbench and directly
@@ -54,7 +54,7 @@ def against_direct(engine: str, gpus: int, launches: int, tell: Tell) -> stats.E
     """Output tok/s through rollbench over that of the engine called directly in its own process: same flags, same
     prompts. Both processes are fresh for each launch and alive together, and take their steps in turn (ABBA), so that
     what else the machine does hits both."""
-    environment, case = find(engine), cases()[main_job(gpus)[0]]
+    environment, case = find(engine), cast(Inference, cases()[main_job(gpus)[0]])
     case = replace(case, options=replace(case.options, memory_fraction=0.4))  # both are on the GPU at once
     through, direct = [], []
     for launch in range(launches):
@@ -65,21 +65,20 @@ def against_direct(engine: str, gpus: int, launches: int, tell: Tell) -> stats.E
     return stats.ratio(through, direct, paired=True)
 
 
-def _in_turn(environment: Environment, case: Scenario, tell: Tell) -> Iterator[dict[str, float]]:
+def _in_turn(environment: Environment, case: Inference, tell: Tell) -> Iterator[dict[str, float]]:
     """For each step its output tok/s both ways."""
-    params = case.params()
-    sizes = params["requests"], params["input_tokens"], params["output_tokens"], models.SHAPES[case.model].vocab
+    vocab = models.SHAPES[case.model].vocab
     with _rig(environment, case.model, case.options, tell) as rig, _direct(rig, case) as direct:
         ways: list[tuple[str, Callable[[int], float]]] = [
             ("through", lambda index: case.step(rig, index)["output_throughput"]),
-            ("direct", lambda index: direct(random_prompts((params["seed"], index), *sizes).lists)),
+            ("direct", lambda index: direct(case.requests((case.seed, index), vocab).new)),
         ]
         for index in range(case.warmup + DIRECT_STEPS):
             yield {name: measure(index) for name, measure in (ways if index % 2 else ways[::-1])}
 
 
 @contextmanager
-def _direct(rig: Rig, case: Scenario) -> Iterator[Callable[[list[list[int]]], float]]:
+def _direct(rig: Rig, case: Inference) -> Iterator[Callable[[list[list[int]]], float]]:
     """A function that gives a batch to the engine in a process of its own, and returns its output tok/s."""
     engine, model = rig.environment.engine, models.find(case.model)
     options, device, adapter = case.options.of(engine), rig.environment.device, cast(Any, load(engine))
@@ -87,7 +86,7 @@ def _direct(rig: Rig, case: Scenario) -> Iterator[Callable[[list[list[int]]], fl
         "model": model.path,
         "flags": adapter.flags(model.load_format, options, device),
         "environment": adapter.environment(options, device),
-        "temperature": case.params()["temperature"],
+        "temperature": case.temperature,
         "output_tokens": case.params()["output_tokens"],
     }
     with Worker(engine, rig.environment.python, rig.log.with_suffix(".direct.log"), rig.variables(local=True),

@@ -1,5 +1,6 @@
 """Records on disk: one file each under results/<machine>/<scenario>/<case>/, written whole, never edited."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -50,6 +51,18 @@ def save(record: Record, root: Path) -> Path:
     path = root / record.machine.id / record.case / name
     write(path, text)
     return path
+
+
+def keep(log: Path, record: Path) -> None:
+    """Put what a launch left beside its log (the sampler's series, every request's times) into a folder beside the
+    record, gzipped. It stays out of git; a record says all that is compared."""
+    for name in ("series.jsonl", "requests.json"):
+        source = log.with_suffix(f".{name}")
+        if source.is_file():
+            target = record.with_suffix("") / f"{log.stem}.{name}.gz"
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(gzip.compress(source.read_bytes(), mtime=0))
+            source.unlink()
 
 
 def dump(record: Record) -> str:

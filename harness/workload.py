@@ -1,17 +1,111 @@
 """Workloads from seeds, as token ids: the same to every engine."""
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
-from harness.rollouts import Prompts
+from harness.rollouts import Requests
+
+Seed = Sequence[int]
+Counts = npt.NDArray[np.int64]
 
 
-def random_prompts(seed: Sequence[int], requests: int, input_tokens: int, output_tokens: int, vocab: int) -> Prompts:
-    """Prompts of uniformly random token ids that share no prefix: each begins with a token of its own (as far as the
-    vocabulary goes), since an engine may cache a single token. Another step takes another seed."""
+def random_ids(seed: Seed, prompts: int, tokens: int, vocab: int) -> npt.NDArray[np.int32]:
+    """Uniformly random token ids (prompts, tokens). Rows share no prefix: each begins with a token of its own, as far as
+    the vocabulary goes, since an engine may cache a single token."""
     random = np.random.default_rng(seed)
-    ids_BL = random.integers(0, vocab, (requests, input_tokens), dtype=np.int32)
-    first = min(requests, vocab)
-    ids_BL[:first, 0] = random.choice(vocab, first, replace=False)
-    return Prompts(ids_BL, np.full(requests, output_tokens, np.int32))
+    ids = random.integers(0, vocab, (prompts, tokens), dtype=np.int32)
+    first = min(prompts, vocab)
+    ids[:first, 0] = random.choice(vocab, first, replace=False)
+    return ids
+
+
+def independent(seed: Seed, input_B: npt.ArrayLike, output_B: npt.ArrayLike, vocab: int) -> Requests:
+    """Requests of one turn that share nothing, all due at once. Lengths are those of each request."""
+    inputs, outputs = np.asarray(input_B, np.int32), np.asarray(output_B, np.int32)
+    ids = random_ids(seed, len(inputs), int(inputs.max()), vocab)
+    kept = ids[np.arange(ids.shape[1]) < inputs[:, None]]
+    count = len(inputs)
+    return Requests(kept, inputs, outputs, np.arange(count, dtype=np.int32), np.zeros(count))
+
+
+def conversations(
+    seed: Seed, count: int, turns: int, system: int, input_tokens: int, output_tokens: int, pause: float, vocab: int
+) -> Requests:
+    """`count` conversations of `turns` turns, each turn with its own new tokens, behind one system prompt that all share.
+
+    `pause`: mean seconds between an answer and the next turn, exponentially distributed (0: none).
+    """
+    random = np.random.default_rng([*seed, 1])
+    shared = random_ids(seed, 1, system, vocab)[0] if system else np.empty(0, np.int32)
+    own = random_ids([*seed, 2], count * turns, input_tokens, vocab)
+    pieces = [np.concatenate([shared, ids]) if place % turns == 0 else ids for place, ids in enumerate(own)]
+    due = random.exponential(pause, count * turns) if pause else np.zeros(count * turns)
+    due[::turns] = 0.0
+    return Requests(
+        ids_N=np.concatenate(pieces),
+        input_B=np.array([len(p) for p in pieces], np.int32),
+        output_B=np.full(count * turns, output_tokens, np.int32),
+        conversation_B=np.repeat(np.arange(count, dtype=np.int32), turns),
+        due_B=due,
+    )  # fmt: skip
+
+
+def grouped(requests: Requests, samples: int) -> Requests:
+    """Each conversation `samples` times, next to each other, as GRPO draws a group for each prompt."""
+    if samples == 1:
+        return requests
+    new, order, numbers = requests.new, list[int](), list[int]()
+    for places in requests.conversations:
+        for _ in range(samples):
+            numbers += [(numbers[-1] + 1) if numbers else 0] * len(places)
+            order += places
+    return Requests(
+        ids_N=np.array([i for place in order for i in new[place]], np.int32),
+        input_B=requests.input_B[order],
+        output_B=requests.output_B[order],
+        conversation_B=np.array(numbers, np.int32),
+        due_B=requests.due_B[order],
+    )
+
+
+def arriving(requests: Requests, rate: float, arrivals: str, seed: Seed) -> Requests:
+    """Conversations that begin one after another, `rate` a second: at even times (`fixed`) or as a Poisson process."""
+    first = [places[0] for places in requests.conversations]
+    gaps = np.full(len(first), 1 / rate)
+    if arrivals == "poisson":
+        gaps = np.random.default_rng([*seed, 3]).exponential(1 / rate, len(first))
+    due = requests.due_B.copy()
+    due[first] = np.cumsum(gaps)
+    return replace(requests, due_B=due)
+
+
+def heavy_tail(seed: Seed, count: int, median: int, longest: int, sigma: float = 1.0) -> Counts:
+    """Lengths from a log-normal distribution, cut at `longest`: most are short, a few make the others wait."""
+    drawn = np.random.default_rng([*seed, 4]).lognormal(np.log(median), sigma, count)
+    return np.clip(drawn.round().astype(np.int64), 1, longest)
+
+
+def reusable(requests: Requests) -> Counts:
+    """Prompt tokens of each request that a perfect prefix cache, empty before, could give (B,).
+
+    For a later turn all that its conversation holds but the last token, whose keys and values nobody computed. For a
+    first turn what it shares with the first, or the previous, conversation that begins with the same token.
+    """
+    found, prompt_B, new = np.zeros(len(requests.input_B), np.int64), requests.prompt_B, requests.new
+    seen: dict[int, list[list[int]]] = {}
+    for places in requests.conversations:
+        ids = new[places[0]]
+        alike = seen.setdefault(ids[0], [])
+        found[places[0]] = min(max((_shared(ids, other) for other in alike), default=0), len(ids) - 1)
+        seen[ids[0]] = [alike[0] if alike else ids, ids]
+        for before, place in itertools.pairwise(places):
+            found[place] = prompt_B[before] + requests.output_B[before] - 1
+    return found
+
+
+def _shared(a: list[int], b: list[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

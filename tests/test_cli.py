@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from harness import cli, store
 from harness.paths import PROJECT
+from harness.record import Record
 from tests.factory import record
 
 
@@ -32,6 +33,7 @@ def rollbench(*arguments: str, **environment: str) -> "subprocess.CompletedProce
         (["show", "/no/record.json"], "/no/record.json: cannot be read"),
         (["compare", "one.json"], "compare takes two records"),
         (["compare"], "no records of this machine"),
+        (["run", "-e", "fake", "--trace", "/no/trace"], "/no/trace: cannot be read"),
         (["run", "-e", "fake", "--model", "/no/model"], "model path /no/model does not exist"),
         (["run", "-e", "fake", "--model", "tests/nothing"], "model path tests/nothing does not exist"),
     ],
@@ -54,12 +56,31 @@ def test_wrong_options_are_refused_by_name() -> None:
 def test_run_ends_with_the_table_and_where_the_records_are(results: Path) -> None:
     done = rollbench("run", "single_turn/tiny-1", "-e", "fake", "--launches", "2", COLUMNS="120")
     assert done.returncode == 0, done.stderr
-    for words in ("case single_turn/tiny-1 (1 of 1)", "launch 1 of 2: fake: waiting for fake to start", "output tok/s"):
+    for words in ("case single_turn/tiny-1 (1 of 1)", "launch 1 of 2: fake: waiting for fake to start", "certificates"):
         assert words in done.stdout
     path = re.findall(r"^  (/.*\.json)$", done.stdout, re.MULTILINE)
     assert len(path) == 1
     assert store.load(Path(path[0])).engine == "fake"
     assert Path(path[0]).is_relative_to(results)
+
+
+def test_dry_run_shows_the_plan_and_starts_nothing(results: Path) -> None:
+    done = rollbench("run", "multi_turn", "-e", "fake", "--dry-run", "--launches", "2")
+    assert done.returncode == 0
+    assert "multi_turn/tiny-shared" in done.stdout
+    assert "45 s (a guess)" in done.stdout
+    assert not list(results.rglob("*.json*"))
+
+
+def test_a_recorded_trace_is_run_as_a_case(results: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    assert rollbench("trace", "single_turn/tiny-1", str(file)).returncode == 0
+    done = rollbench("run", "--trace", str(file), "-e", "fake", "--launches", "1")
+    assert done.returncode == 0, done.stderr
+    ((_, record),) = list(store.scan(results))
+    assert isinstance(record, Record)
+    assert record.case == "replay/mine"
+    assert record.params["trace"] == "mine.jsonl"
 
 
 def test_failed_launches_end_the_command_with_1(results: Path, tmp_path: Path) -> None:
@@ -81,7 +102,7 @@ def test_compare_shows_records_and_passes_alien_files_over(results: Path) -> Non
     done = rollbench("compare", "--markdown")
     assert done.returncode == 0
     assert "alien.json: not a record" in done.stderr
-    assert "| output | 1.50 |" in done.stdout
+    assert re.search(r"\| output \|.*\| 1\.50 \[1\.50, 1\.50\] \|", done.stdout)
 
 
 def test_compare_refuses_what_differs_and_names_it(results: Path) -> None:
@@ -101,7 +122,9 @@ def test_show_and_list_and_doctor(results: Path) -> None:
     assert "cores" in examined.stdout
 
 
-@pytest.mark.parametrize("command", ["", "run", "compare", "show", "list", "doctor", "env", "selfcheck", "stamp"])
+@pytest.mark.parametrize(
+    "command", ["", "run", "compare", "show", "list", "options", "trace", "doctor", "env", "selfcheck", "stamp"]
+)
 def test_every_command_explains_itself(command: str) -> None:
     helped = CliRunner().invoke(cli.app, [*command.split(), "--help"])
     assert helped.exit_code == 0

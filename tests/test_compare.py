@@ -49,21 +49,37 @@ def test_records_of_other_parameters_are_refused() -> None:
 
 def test_invalid_cells_have_no_figure_and_say_why() -> None:
     bad = launch(1, 100, certificates={"cache": Certificate(ok=False, figure=5, reason="5 tokens")})
-    tables, why = compare.side_by_side([record("sglang", launches=[bad, launch(2, 101)]), record("vllm")])
-    levels, ratio = map(text, tables)
-    assert "invalid" in levels
-    assert "100.0 [97.5, 102.5]" in compare.markdown(tables[0])  # the valid one
-    assert "invalid" in ratio
-    assert "1.0" not in ratio
+    (table,), why = compare.side_by_side([record("sglang", launches=[bad, launch(2, 101)]), record("vllm")])
+    rows = {line.split()[0]: line for line in text(table).splitlines() if line.strip()}
+    assert rows["output"].count("invalid") == 2  # its level, and the ratio
+    assert "100.0 tok/s [97.5, 102.5]" in rows["output"]  # the valid one
+    assert "NOT OK: cache" in rows["certificates"]
+    assert "all hold" in rows["certificates"]
     assert why == ["invalid: single_turn/tiny-16 on sglang: launch 1, cache: 5 tokens"]
+    ratios = text(compare.ratios_table(record("sglang", launches=[bad, launch(2, 101)]), record("vllm")))
+    assert "invalid" in ratios
+    assert "1.0" not in ratios
 
 
-def test_table_shows_the_level_with_its_interval() -> None:
-    shown = text(compare.levels_table([record(), record("sglang", (50.0,))]))
-    assert "100" in shown
-    assert "[97.5, 102.5]" in shown
-    assert "50.0" in shown
-    assert "not measured" in shown  # peak memory
+def test_a_certificate_that_does_not_apply_breaks_nothing() -> None:
+    none = launch(1, 100, certificates={"gpu": Certificate(ok=None, figure=0, reason="no GPU")})
+    assert record(launches=[none]).broken == []
+
+
+def test_table_shows_levels_with_intervals_and_units() -> None:
+    shown = text(compare.case_table([record(), record("sglang", (50.0,))]))
+    assert "100.0 tok/s [97.5, 102.5]" in shown
+    assert "50.0 tok/s" in shown
+    assert "10.0 ms [9.8, 10.3]" in shown
+    assert "peak memory" not in shown  # neither has it
+
+
+def test_a_level_of_zero_is_shown_and_has_no_ratio() -> None:
+    zero = [launch(i, 100, samples={"preemptions": [0.0]}) for i in (1, 2)]
+    some = [launch(i, 100, samples={"preemptions": [3.0]}) for i in (1, 2)]
+    (table,), _ = compare.side_by_side([record("sglang", launches=zero), record("vllm", launches=some)])
+    row = next(line for line in text(table).splitlines() if "preemptions" in line)
+    assert row.split()[1:] == ["0.00", "[0.00,", "0.00]", "3.00", "[3.00,", "3.00]"]
 
 
 def test_newest_record_of_each_engine_on_this_machine(tmp_path: Path) -> None:

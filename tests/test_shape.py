@@ -8,13 +8,13 @@ import pytest
 from harness.paths import PROJECT
 
 LEVELS = {  # a module imports only from lower levels, or from its own where that makes no circle
-    0: ("errors", "metrics", "paths", "rollouts", "stats", "wire", "progress"),
+    0: ("efficiency", "errors", "metrics", "paths", "rollouts", "stats", "wire", "progress"),
     1: ("machine", "models", "workload", "worker"),
-    2: ("envs", "record", "client"),
-    3: ("commit", "store"),
-    4: ("scenario", "rig", "pending"),
-    5: ("runner", "compare", "doctor"),
-    6: ("selfcheck",),
+    2: ("envs", "record", "client", "sampler"),
+    3: ("audit", "commit", "store", "series"),
+    4: ("scenario", "rig", "pending", "plan", "rates", "trace"),
+    5: ("measure", "inference", "compare", "doctor"),
+    6: ("runner", "tables", "selfcheck"),
     7: ("cli",),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}

@@ -64,3 +64,73 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
         found = stats.ratio(a, b, paired=True)
         covered += found.low is not None and found.high is not None and found.low <= 1 <= found.high
     assert 0.93 < covered / trials < 0.97
+
+
+@pytest.mark.parametrize(("share", "needed"), [(0.5, 11), (0.90, 64), (0.99, 662)])
+def test_a_percentile_needs_two_samples_beyond_it(share: float, needed: int) -> None:
+    """With 99 % confidence, by the binomial distribution of the samples beyond the true percentile."""
+    assert stats.samples_needed(share) == needed
+    fewer, enough = (scipy_stats.binom.sf(1, count, 1 - share) for count in (needed - 1, needed))
+    assert fewer < 0.99 <= enough
+
+
+def test_less_confidence_needs_fewer_samples() -> None:
+    assert stats.samples_needed(0.95, 0.95) == 93  # Wilks' own figure for two beyond, 95 % of 95 %
+
+
+@pytest.mark.parametrize(
+    ("values", "settled"),
+    [
+        ([9.0, 1.00, 1.05, 1.10], True),
+        ([9.0, 1.00, 1.05, 1.11], False),
+        ([1.10, 1.00, 1.05], True),  # the order is nothing
+        ([1.0, 1.0], False),  # too few
+        ([1.0, 1.0, 1.0, 2.0], False),  # what counts is the last ones
+        ([], False),
+    ],
+)
+def test_values_are_settled_when_the_last_lie_together(values: list[float], settled: bool) -> None:
+    assert stats.settled(values) == settled
+
+
+def test_window_and_spread_of_the_settled_are_given() -> None:
+    assert stats.settled([1.0, 1.3], window=2, spread=0.3)
+    assert not stats.settled([1.0, 1.31], window=2, spread=0.3)
+
+
+def test_drift_is_the_change_along_the_line() -> None:
+    change, p = stats.drift([1.0, 1.1, 1.2, 1.3, 1.4])
+    assert change == pytest.approx(0.4 / 1.2)
+    assert p < 1e-6
+    assert stats.drift([1.4, 1.3, 1.2, 1.1, 1.0])[0] == pytest.approx(-0.4 / 1.2)
+
+
+def test_drift_needs_three_values_that_differ() -> None:
+    assert stats.drift([1.0, 9.0]) == stats.drift([]) == stats.drift([2.0] * 5) == (0.0, 1.0)
+
+
+def test_noise_alone_drifts_as_often_as_its_p_value_says() -> None:
+    random = np.random.default_rng(2)
+    found = sum(stats.drift((1 + random.normal(0, 0.05, 8)).tolist())[1] < 0.05 for _ in range(400))
+    assert 0.02 < found / 400 < 0.09
+
+
+def test_level_of_values_that_are_not_positive_is_their_mean_with_a_t_interval() -> None:
+    found = stats.level([[0.0], [1.0, 2.0, 3.0], [4.0]])
+    half = scipy_stats.t.ppf(0.975, 2) * 2 / math.sqrt(3)
+    assert (found.point, found.launches) == (2.0, 3)
+    assert found.low == pytest.approx(2 - half)
+    assert found.high == pytest.approx(2 + half)
+    assert stats.level([[0.0], [-3.0]]).point == -1.5
+
+
+def test_level_of_nothing_but_zeros_is_zero() -> None:
+    assert stats.level([[0.0, 0.0], [0.0]]) == stats.Estimate(0.0, 0.0, 0.0, 2)
+    assert stats.level([[0.0]]) == stats.Estimate(0.0, None, None, 1)
+
+
+def test_a_launch_is_positive_by_its_median() -> None:
+    assert stats.positive([[0.0, 1.0, 2.0], [3.0]])
+    assert not stats.positive([[0.0, 0.0, 2.0], [3.0]])
+    found = stats.level([[0.0, 4.0, 9.0], [1.0]])  # the geometric mean of 4 and 1
+    assert found.point == pytest.approx(2)

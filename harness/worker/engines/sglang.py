@@ -1,16 +1,19 @@
-"""SGLang through its offline `Engine` class (SGLang 0.5.17 to 0.5.23)."""
+"""SGLang (0.5.17 to 0.5.23) through the tokenizer manager of its `Engine` class, as its server drives it."""
 
+import asyncio
 import os
 import time
 from dataclasses import asdict
 from typing import Any
 
-from harness.rollouts import Finished, Prompts, Rollouts, gather
-from harness.worker.engines import Options
+from harness.rollouts import Answer
+from harness.worker import options as equivalent
+from harness.worker.engines import Options, Sampling
 
 DEVICE_FLAGS: dict[str, Options] = {
+    # The memory fraction only has to be enough for `kv_tokens`: SGLang would derive one below 0 from the prefill chunk.
     "cpu": {"device": "cpu", "attention_backend": "torch_native", "disable_cuda_graph": True,
-            "max_total_tokens": 40_000},
+            "mem_fraction_static": 0.5},
     # The prefill graphs take 80 s to capture, FlashInfer's sampler minutes to compile.
     "cuda": {"disable_prefill_cuda_graph": True, "sampling_backend": "pytorch"},
 }  # fmt: skip
@@ -24,32 +27,32 @@ STREAM_INTERVAL = 1 << 20  # tokens between two outputs of a request: the first,
 
 
 class SGLang:
+    def __init__(self) -> None:
+        self.engine: Any = None
+        self.lost = 0
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        loop: asyncio.AbstractEventLoop = self.engine.loop
+        return loop
+
     @staticmethod
     def environment(options: Options, device: str) -> dict[str, str]:
         return {"SGLANG_USE_CPU_ENGINE": "1"} if device == "cpu" else {}
 
     @staticmethod
     def flags(load_format: str, options: Options, device: str) -> Options:
-        found: Options = {
+        return {
             "load_format": load_format,
             "skip_tokenizer_init": True,
             "grammar_backend": "none",
             "log_level": "info",
             "stream_interval": STREAM_INTERVAL,
-            "dtype": options["dtype"],
-            "random_seed": options["seed"],
-            "context_length": options["max_model_len"],
-            "max_running_requests": options["max_running"],
-            "disable_radix_cache": not options["prefix_caching"],
+            "enable_metrics": True,  # queue times need it
             **DEVICE_FLAGS[device],
+            **equivalent.flags("sglang", options, device),
+            **options["native"],
         }
-        if device == "cuda":
-            found["mem_fraction_static"] = options["memory_fraction"]
-            # The default stops at 256: beyond it decoding falls out of the graphs. vLLM's stops at 512.
-            graphs = {"cuda_graph_max_bs_decode": options["max_running"]}
-            found |= {"disable_cuda_graph": True} if options["eager"] else graphs
-        found |= options["native"]
-        return found
 
     def start(self, model: str, load_format: str, options: Options, device: str) -> Options:
         os.environ.update(self.environment(options, device))
@@ -68,23 +71,32 @@ class SGLang:
             "dtype": str(model.dtype),
         }  # fmt: skip
 
-    def generate(self, prompts: Prompts, temperature: float, logprobs: bool) -> Rollouts:
-        lists = prompts.lists
-        sampling = [
-            {"temperature": temperature, "max_new_tokens": count, "ignore_eos": True}
-            for count in prompts.output_B.tolist()
-        ]
-        start = time.perf_counter()
-        first: dict[int, float] = {}
-        last: dict[int, tuple[float, Any]] = {}
-        for chunk in self.engine.generate(
-            input_ids=lists, sampling_params=sampling, return_logprob=logprobs, stream=True
-        ):
-            now = time.perf_counter() - start
-            first.setdefault(chunk["index"], now)
-            last[chunk["index"]] = now, chunk
-        seconds = time.perf_counter() - start
-        return gather([_finished(*last[i], first[i]) for i in range(len(lists))], lists, seconds)
+    async def answer(self, ids: list[int], count: int, sampling: Sampling) -> Answer:
+        from sglang.srt.managers.io_struct import GenerateReqInput
+
+        request = GenerateReqInput(
+            input_ids=ids,
+            sampling_params={
+                "temperature": sampling.temperature,
+                "max_new_tokens": count,
+                "ignore_eos": True,
+                **({"stream_interval": 1} if sampling.stream else {}),
+            },
+            return_logprob=sampling.logprobs,
+            return_prompt_token_ids=True,
+            stream=True,
+        )
+        stamps = []
+        async for chunk in self.engine.tokenizer_manager.generate_request(request, None):
+            stamps.append(time.perf_counter())
+        self.lost += chunk["meta_info"].get("num_retractions", 0)
+        return _answer(chunk, stamps, sampling.stream)
+
+    def preemptions(self) -> int:
+        return self.lost
+
+    def memory(self) -> dict[str, float]:
+        return {}
 
     def flush(self) -> None:
         answer = self.engine.flush_cache()
@@ -92,17 +104,21 @@ class SGLang:
             raise RuntimeError(f"SGLang did not flush its cache: {answer}")
 
     def close(self) -> None:
-        if hasattr(self, "engine"):
+        if self.engine is not None:
             self.engine.shutdown()
 
 
-def _finished(done: float, chunk: Any, first: float) -> Finished:
+def _answer(chunk: Any, stamps: list[float], streamed: bool) -> Answer:
+    """`chunk` is the last output of a request; `stamps` are the times of all."""
     meta = chunk["meta_info"]
-    return Finished(
+    return Answer(
         chunk["output_ids"],
+        prompt_ids=chunk["prompt_token_ids"],
         prompt=meta["prompt_tokens"],
         cached=meta["cached_tokens"],
-        first=first,
-        done=done,
+        first=stamps[0],
+        done=stamps[-1],
+        queued=meta.get("queue_time", float("nan")),
         logprobs=[score for score, *_ in meta.get("output_token_logprobs") or []],
+        stamps=stamps if streamed else (),
     )

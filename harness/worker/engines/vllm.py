@@ -1,11 +1,15 @@
-"""vLLM through its offline `LLM` class (vLLM 0.26 to 0.33)."""
+"""vLLM (0.26 to 0.33): `AsyncLLM`, as its server and RL frameworks drive it, or its engine in this process."""
 
+import asyncio
+import itertools
 import os
 import time
 from typing import Any
 
-from harness.rollouts import Finished, Prompts, Rollouts, gather
-from harness.worker.engines import Options
+from harness.rollouts import Answer
+from harness.worker import options as equivalent
+from harness.worker.engines import Options, Sampling
+from harness.worker.engines.inprocess import InProcess
 
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -20,6 +24,11 @@ ENVIRONMENT = {
 
 
 class VLLM:
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.numbers = itertools.count()
+        self.llm: Any = None
+
     @staticmethod
     def environment(options: Options, device: str) -> dict[str, str]:
         return ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": str(int(options["multiprocessing"]))}
@@ -30,80 +39,102 @@ class VLLM:
             "load_format": load_format,
             "skip_tokenizer_init": True,
             "disable_log_stats": False,  # request metrics need it
-            "dtype": options["dtype"],
-            "seed": options["seed"],
-            "max_model_len": options["max_model_len"],
-            "max_num_seqs": options["max_running"],
-            "enforce_eager": options["eager"],
-            "enable_prefix_caching": options["prefix_caching"],
-            **({"gpu_memory_utilization": options["memory_fraction"]} if device == "cuda" else {}),
+            **equivalent.flags("vllm", options, device),
             **options["native"],
         }
 
     def start(self, model: str, load_format: str, options: Options, device: str) -> Options:
         os.environ.update(self.environment(options, device))
-        from vllm import LLM
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.engine.llm_engine import LLMEngine
 
         flags = self.flags(load_format, options, device)
-        self.llm = LLM(model=model, **flags)
-        return self._resolved(flags)
+        arguments = AsyncEngineArgs(model=model, **flags)
+        self.apart = options["multiprocessing"]
+        if self.apart:
 
-    def _resolved(self, asked: dict[str, Any]) -> Options:
-        config = self.llm.llm_engine.vllm_config
+            async def make() -> Any:
+                return AsyncLLM.from_engine_args(arguments)
+
+            self.llm = self.loop.run_until_complete(make())
+            return self._resolved(flags, self.llm.vllm_config)
+        self.llm = InProcess(lambda: LLMEngine.from_engine_args(arguments), self.loop)
+        return self._resolved(flags, self.llm.engine.vllm_config)
+
+    def _resolved(self, asked: Options, config: Any) -> Options:
         graphs = config.compilation_config
+        attention = getattr(getattr(config, "attention_config", None), "backend", None)
         return asked | {
             "vocab_size": config.model_config.hf_config.vocab_size,
             "max_model_len": config.model_config.max_model_len,
             "dtype": str(config.model_config.dtype),
+            "attention_backend": getattr(attention, "name", str(attention)),
             "block_size": config.cache_config.block_size,
             "kv_cache_dtype": str(config.cache_config.cache_dtype),
             "num_gpu_blocks": config.cache_config.num_gpu_blocks,
             "max_num_batched_tokens": config.scheduler_config.max_num_batched_tokens,
             "chunked_prefill": config.scheduler_config.enable_chunked_prefill,
+            "async_scheduling": getattr(config.scheduler_config, "async_scheduling", None),
             "compilation": str(graphs.mode),
             "cudagraph_mode": str(graphs.cudagraph_mode),
             "cudagraph_max": max(graphs.cudagraph_capture_sizes or [0]),
         }
 
-    def generate(self, prompts: Prompts, temperature: float, logprobs: bool) -> Rollouts:
+    async def answer(self, ids: list[int], count: int, sampling: Sampling) -> Answer:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
-        lists = prompts.lists
-        sampling = [
-            SamplingParams(
-                temperature=temperature,
-                max_tokens=count,
-                ignore_eos=True,
-                detokenize=False,
-                logprobs=0 if logprobs else None,  # the chosen token's alone
-            )
-            for count in prompts.output_B.tolist()
-        ]
-        wall, start = time.time(), time.perf_counter()
-        outputs = self.llm.generate([{"prompt_token_ids": ids} for ids in lists], sampling, use_tqdm=False)
-        seconds = time.perf_counter() - start
-        return gather([_finished(o, wall) for o in outputs], [o.prompt_token_ids for o in outputs], seconds)
+        parameters = SamplingParams(
+            temperature=sampling.temperature,
+            max_tokens=count,
+            ignore_eos=True,
+            detokenize=False,
+            logprobs=0 if sampling.logprobs else None,  # the chosen token's alone
+            output_kind=RequestOutputKind.CUMULATIVE if sampling.stream else RequestOutputKind.FINAL_ONLY,
+        )
+        sent, stamps = time.perf_counter(), list[float]()
+        async for output in self.llm.generate({"prompt_token_ids": ids}, parameters, str(next(self.numbers))):
+            stamps.append(time.perf_counter())
+        return _answer(output, sent, stamps)
+
+    def preemptions(self) -> int:
+        from vllm.v1.metrics.reader import get_metrics_snapshot
+
+        found = (m.value for m in get_metrics_snapshot() if m.name == "vllm:num_preemptions")
+        return int(sum(found))
+
+    def memory(self) -> dict[str, float]:
+        return {}
 
     def flush(self) -> None:
-        if not self.llm.reset_prefix_cache():
+        if self.apart:
+            done = self.loop.run_until_complete(self.llm.reset_prefix_cache())
+        else:
+            done = self.llm.do(self.llm.engine.reset_prefix_cache).result()
+        if not done:
             raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
 
     def close(self) -> None:
-        if hasattr(self, "llm"):
-            self.llm.llm_engine.engine_core.shutdown()
+        if self.llm is not None and self.apart:
+            self.llm.shutdown()
+        elif self.llm is not None:
+            self.llm.do(self.llm.engine.engine_core.shutdown).result()
 
 
-def _finished(output: Any, wall: float) -> Finished:
-    """Times from the start of the call, `wall` on the wall clock: vLLM stamps arrivals on the wall clock and tokens on
-    the engine's monotonic one, so only differences on one clock are taken."""
+def _answer(output: Any, sent: float, stamps: list[float]) -> Answer:
+    """`output` is the last one of a request that went out at `sent`. vLLM stamps arrivals on the wall clock and tokens
+    on the engine's monotonic one, so only differences on one clock are taken."""
     completion, metrics = output.outputs[0], output.metrics
-    first = metrics.arrival_time - wall + metrics.first_token_latency
     chosen = [step[token].logprob for token, step in zip(completion.token_ids, completion.logprobs or [], strict=False)]
-    return Finished(
+    return Answer(
         list(completion.token_ids),
+        prompt_ids=output.prompt_token_ids,
         prompt=len(output.prompt_token_ids),
         cached=output.num_cached_tokens or 0,
-        first=first,
-        done=first + metrics.last_token_ts - metrics.first_token_ts,
+        first=sent + metrics.first_token_latency,
+        done=stamps[-1],
+        queued=metrics.scheduled_ts - metrics.queued_ts,
         logprobs=chosen,
+        stamps=stamps if len(stamps) > 1 else (),
     )

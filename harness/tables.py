@@ -1,0 +1,76 @@
+"""Tables of the command line that show what there is: cases, options, a plan, a record."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from harness import scenario
+from harness.compare import plain
+from harness.plan import Key, Plan, spoken
+from harness.record import Certificate, Launch, Record
+from harness.worker import options
+
+UNSHOWN = ("model", "gpus", "warmup", "steps", "seed", "options")  # parameters with columns of their own, or none
+STATES = {True: "ok", False: "NOT OK", None: "not applicable"}
+
+
+def of_cases(gpus: int) -> Table:
+    """Every case: what it measures, with which model, and whether a machine with so many GPUs can run it."""
+    main = scenario.main_job(gpus)
+    table = Table("case", "model", "parameters and options that are not the default", "here")
+    for name, case in scenario.cases().items():
+        asked = {k: v for k, v in case.params().items() if k not in UNSHOWN and v}
+        asked |= {k: v for k, v in case.options.of("").items() if v != getattr(scenario.Options(), k)}
+        here = "yes" if case.gpus <= gpus else f"needs {case.gpus} GPU"
+        parameters = ", ".join(f"{k} {v}" for k, v in asked.items())
+        table.add_row(name, case.model, parameters, here + (", main job" if name in main else ""))
+    return table
+
+
+def of_options() -> Table:
+    """The equivalence table of engine options."""
+    table = Table("option", "meaning", "default", "vLLM", "SGLang")
+    for name, row in options.ROWS.items():
+        value = getattr(scenario.Options(), name)
+        shown = options.EXAMPLES.get(name, value)
+        flags = (", ".join(f"{k}={v}" for k, v in getattr(row, engine)(shown).items()) for engine in ("vllm", "sglang"))
+        table.add_row(name, row.meaning + (" (GPU only)" if row.device else ""), str(value), *flags)
+    return table
+
+
+def of_plan(expected: Plan, keys: Sequence[Key], launches: int) -> Table:
+    """What a run would do: launches of each case and engine, and how long they take."""
+    total = spoken(expected.total(keys) * launches)
+    table = Table("case", "engine", "launches", "a launch", title=f"about {total} in all", title_justify="left")
+    for key in keys:
+        how = "measured before" if expected.known.get(key) else "a guess"
+        table.add_row(*key, str(launches), f"{spoken(expected.seconds(key))} ({how})")
+    return table
+
+
+def of_record(found: Record) -> Table:
+    """One record: what was measured, how, on what, and every launch."""
+    table = Table(title=plain(f"{found.case} on {found.engine}"), show_header=False, title_justify="left")
+    about = {
+        "measured": f"{found.started:%Y-%m-%d %H:%M} to {found.ended:%H:%M} UTC",
+        "machine": f"{found.machine.cpu}, {found.machine.cores} cores, {', '.join(found.machine.gpus) or 'no GPU'}",
+        "lane": f"{found.lane}, lock {found.lock_hash[:8] or 'none'}",
+        "commit": found.commit.id + (" (files differed)" if found.commit.dirty else ""),
+    }
+    parts = {"params": found.params, "options": found.options, "flags": found.flags, "versions": found.versions}
+    for name, text in (about | {k: ", ".join(f"{a}={b}" for a, b in v.items()) for k, v in parts.items()}).items():
+        table.add_row(name, plain(text))
+    for launch in found.launches:
+        table.add_row(f"launch {launch.order}, pair {launch.pair}", plain(launch.error or _launch(launch)))
+    return table
+
+
+def _launch(launch: Launch) -> str:
+    lines = [_certificate(name, certificate) for name, certificate in launch.certificates.items()]
+    lines += [f"{name}: {', '.join(f'{v:g}' for v in values)}" for name, values in launch.samples.items()]
+    lines += [f"{name}: none, {why}" for name, why in launch.facts.get("not_computed", {}).items()]
+    return "\n".join(lines)
+
+
+def _certificate(name: str, certificate: Certificate) -> str:
+    return f"certificate {name}: {STATES[certificate.ok]}, {certificate.reason}"

@@ -1,0 +1,90 @@
+"""vLLM's engine with its core in this process, behind the `generate` of its asynchronous one.
+
+`AsyncLLM` always starts the core as a process. Where that is switched off (VLLM_ENABLE_V1_MULTIPROCESSING=0), one
+thread makes the engine, steps it as `LLM.generate` does, and tells the event loop what came out.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from typing import Any
+
+Work = Callable[[], Any]
+
+
+class InProcess:
+    """The engine of `make()`, used by one thread alone."""
+
+    def __init__(self, make: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.inbox: queue.SimpleQueue[tuple[Work, Future[Any]]] = queue.SimpleQueue()
+        self.outputs: dict[str, asyncio.Queue[Any]] = {}
+        made: Future[Any] = Future()
+        threading.Thread(target=self._serve, args=(make, made), daemon=True).start()
+        self.engine = made.result()
+
+    def do(self, work: Work) -> "Future[Any]":
+        """Have the thread do something between two steps."""
+        done: Future[Any] = Future()
+        self.inbox.put((work, done))
+        return done
+
+    async def generate(self, prompt: Any, sampling: Any, request_id: str) -> AsyncIterator[Any]:
+        """Outputs of one request, as `AsyncLLM.generate` gives them."""
+        outputs = self.outputs[request_id] = asyncio.Queue()
+        arrived = time.time()
+        self.do(lambda: self.engine.add_request(request_id, prompt, sampling, arrival_time=arrived))
+        try:
+            while True:
+                output = await outputs.get()
+                if isinstance(output, BaseException):
+                    raise output
+                yield output
+                if output.finished:
+                    return
+        finally:
+            del self.outputs[request_id]
+
+    def _serve(self, make: Callable[[], Any], made: "Future[Any]") -> None:
+        try:
+            engine = make()
+        except BaseException as error:
+            made.set_exception(error)
+            return
+        made.set_result(engine)
+        while True:
+            try:
+                self._take(idle=not engine.has_unfinished_requests())
+                for output in engine.step() if engine.has_unfinished_requests() else ():
+                    self.loop.call_soon_threadsafe(self._deliver, output)
+            except Exception as error:
+                self.loop.call_soon_threadsafe(self._fail, error)
+                return
+
+    def _take(self, idle: bool) -> None:
+        """Do all that waits; when idle, wait for something, and for what else the event loop has ready to send, so that
+        requests of one moment come in together as `LLM.generate` gives them."""
+        waiting = [self.inbox.get()] if idle else []
+        if idle and self.loop.is_running():
+            sent = threading.Event()
+            self.loop.call_soon_threadsafe(sent.set)
+            sent.wait()
+        while not self.inbox.empty():
+            waiting.append(self.inbox.get())
+        for work, done in waiting:
+            try:
+                done.set_result(work())
+            except Exception as error:
+                done.set_exception(error)
+                self.loop.call_soon_threadsafe(self._fail, error)
+
+    def _deliver(self, output: Any) -> None:
+        if waiting := self.outputs.get(output.request_id):
+            waiting.put_nowait(output)
+
+    def _fail(self, error: BaseException) -> None:
+        for outputs in self.outputs.values():
+            outputs.put_nowait(error)
