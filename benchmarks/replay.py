@@ -28,7 +28,7 @@ class Replay(Inference):
         """With the file's hash in place of its folder, which says nothing elsewhere."""
         path = Path(self.trace)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        return super().params() | {"trace": path.name, "trace_sha256": digest}
+        return super().params() | {"trace": f"{path.name} (sha256 {digest})"}
 
 
 def of_file(path: Path, gpus: int) -> Replay:

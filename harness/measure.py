@@ -88,7 +88,7 @@ def launch_figures(
     """The metrics with one sample a launch, and why others have none."""
     found, missing = dict[str, float](), dict[str, str]()
     if scenario.gpus:
-        peaks = zip(life.peak_used_mib, rig.baseline_mib, strict=False)
+        peaks = zip(life.peak_used_mib[: scenario.gpus], rig.baseline_mib, strict=False)
         found["peak_memory"] = sum((peak or 0) - before for peak, before in peaks) / MIB_A_GIB
     elif life.peak_rss:
         found["peak_memory"] = life.peak_rss / GIB

@@ -25,6 +25,7 @@ from harness.paths import PROJECT
 
 TICK = os.sysconf("SC_CLK_TCK")  # of /proc's CPU times, a second
 PAGE = os.sysconf("SC_PAGE_SIZE")
+HOST = 0.25  # seconds between two looks at the host while GPUs are asked more often
 SLOW = 2.0  # seconds between two questions that are dear to ask a GPU
 SCAN = 2.0  # seconds between two looks for new processes: reading all of /proc is dear
 STOP = 1.0  # seconds that the sampler gets to write its last row; it needs milliseconds
@@ -81,7 +82,7 @@ def sample(path: Path, period: float, leader: int, parent: int) -> None:
 
 
 class Probe:
-    """Reads a row: seconds of CPU time, bytes, and what `Cards` says of each GPU; null where nothing answers."""
+    """Reads rows: CPU times in seconds, memory in bytes, and what `Cards` says; null where nothing answers."""
 
     def __init__(self, leader: int, parent: int, n: Any, handles: list[Any]) -> None:
         self._session, self._light = Session(leader), _open(f"/proc/{parent}/stat")
@@ -89,25 +90,29 @@ class Probe:
         self._throttles = [_open(path) for path in throttle_files(Path("/proc/self/cgroup"), CGROUPS)]
         count, mine = _read(self._stat, WHOLE).count(b"\ncpu"), os.sched_getaffinity(0)
         self._cpus = {b"cpu"} if count == len(mine) else {b"cpu%d" % i for i in mine}
-        self._cards = Cards(n, handles)
+        self._cards, self._often, self._looked = Cards(n, handles), bool(handles), 0.0
 
     def row(self, whole: bool = False) -> dict[str, Any]:
-        """`whole` asks all GPUs everything, as the first and the last row do."""
-        now = time.monotonic()
+        """`whole` asks the host and all GPUs everything, as the first and the last row do."""
+        row = {"t": time.monotonic()}
+        if whole or not self._often or row["t"] - self._looked >= HOST:
+            self._looked = row["t"]
+            row |= self._host(row["t"])
+        return row | self._cards.read(row["t"], whole)
+
+    def _host(self, now: float) -> dict[str, Any]:
         busy, total = host_times(_read(self._stat, 256 if self._cpus == {b"cpu"} else WHOLE), self._cpus)
         light = Times.of(_read(self._light))
         memory, load = _read(self._memory, 256).split(), _read(self._load).split()
+        available = int(memory[memory.index(b"MemAvailable:") + 1]) * 1024 if b"MemAvailable:" in memory else None
         own, rss = self._session.read(now)
         row: dict[str, Any] = {
-            "t": now, "busy": busy, "total": total, "load": float(load[0]) if load else None, "own": own, "rss": rss,
-            "light": light and light.own, "sampler": time.process_time(),
-            "available": int(memory[memory.index(b"MemAvailable:") + 1]) * 1024
-            if b"MemAvailable:" in memory else None,
+            "busy": busy, "total": total, "load": float(load[0]) if load else None, "available": available,
+            "own": own, "rss": rss, "light": light and light.own, "sampler": time.process_time(),
         }  # fmt: skip
-        if self._throttles:
-            said = [found for file in self._throttles if (found := throttling(_read(file)))]
+        if said := [found for file in self._throttles if (found := throttling(_read(file)))]:
             row |= {"throttles": sum(count for count, _ in said), "throttled": sum(seconds for _, seconds in said)}
-        return row | self._cards.read(now, whole)
+        return row
 
 
 Asks = dict[str, Callable[[Any, Any], Any]]

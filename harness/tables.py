@@ -1,9 +1,11 @@
 """Tables of the command line that show what there is: cases, options, a plan, a record."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from rich.table import Table
 
+import benchmarks
 from harness import scenario
 from harness.compare import plain
 from harness.plan import Key, Plan, spoken
@@ -15,15 +17,22 @@ STATES = {True: "ok", False: "NOT OK", None: "not applicable"}
 
 
 def of_cases(gpus: int) -> Table:
-    """Every case: what it measures, with which model, and whether a machine with so many GPUs can run it."""
+    """Every case: with which model, what sets it apart, and whether a machine with so many GPUs can run it.
+
+    What sets it apart: parameters that are not the scenario's defaults, options that are not its lane's.
+    """
     main = scenario.main_job(gpus)
-    table = Table("case", "model", "parameters and options that are not the default", "here")
+    table = Table("case", "model", "what sets it apart", "here")
     for name, case in scenario.cases().items():
-        asked = {k: v for k, v in case.params().items() if k not in UNSHOWN and v}
-        asked |= {k: v for k, v in case.options.of("").items() if v != getattr(scenario.Options(), k)}
+        defaults = {f.name: f.default for f in fields(case)}
+        apart = {k: v for k, v in case.params().items() if k not in UNSHOWN and v != defaults[k]}
+        lane = (benchmarks.GPU if case.gpus else benchmarks.CPU).of("")
+        apart |= {k: v for k, v in case.options.of("").items() if v != lane[k]}
         here = "yes" if case.gpus <= gpus else f"needs {case.gpus} GPU"
-        parameters = ", ".join(f"{k} {v}" for k, v in asked.items())
-        table.add_row(name, case.model, parameters, here + (", main job" if name in main else ""))
+        table.add_row(
+            name, case.model, ", ".join(f"{k} {v}" for k, v in apart.items()) or "the scenario's defaults",
+            here + (", main job" if name in main else ""),
+        )  # fmt: skip
     return table
 
 

@@ -1,0 +1,110 @@
+"""Warm-up, steady state, and the figures of a launch."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.single_turn import CASES
+from harness import machine, measure
+from harness.audit import Audit
+from harness.rollouts import Answer, gather
+from harness.series import Series
+from harness.workload import independent
+
+
+class Warming:
+    """A scenario whose steps take the times given, one after another; the last one for ever."""
+
+    warmup, steady = 2, "step_time"
+
+    def __init__(self, times: Sequence[float]) -> None:
+        self.times, self.indices = list(times), list[int]()
+
+    def step(self, rig: Any, index: int) -> dict[str, float]:
+        self.indices.append(index)
+        return {"step_time": self.times.pop(0) if len(self.times) > 1 else self.times[0]}
+
+
+@pytest.mark.parametrize(
+    ("times", "steps"),
+    [
+        ([1.0, 1.0, 1.0], 3),  # three that agree
+        ([9.0, 3.0, 1.0, 1.05, 1.0], 5),  # from the third on
+        ([1.0, 2.0] * 8, 8),  # never: four times as many as wanted
+    ],
+)
+def test_warm_up_ends_when_three_steps_agree(times: list[float], steps: int) -> None:
+    scenario: Any = Warming(times)
+    values = measure.warm_up(SimpleNamespace(), scenario, lambda text: None)  # type: ignore[arg-type]
+    assert len(values) == steps
+    assert min(scenario.indices) >= measure.WARM  # never the workload of a step that counts
+
+
+@pytest.mark.parametrize(
+    ("values", "ok"),
+    [
+        ([1.0, 1.02, 0.99, 1.01, 1.0], True),
+        ([1.0, 1.1, 1.2, 1.3, 1.4], False),  # still rising
+        ([1.0, 0.9, 0.8, 0.7, 0.6], False),  # still warming
+        ([1.0, 3.0, 0.9, 2.5, 1.1], True),  # noise, no trend
+        ([1.0, 2.0], True),  # too few to tell
+    ],
+)
+def test_a_trend_over_the_measured_steps_is_not_steady(values: list[float], ok: bool) -> None:
+    assert measure.steady(values, [1.0] * 3).ok == ok
+
+
+def rig(calls: int = 1) -> Any:
+    requests = independent((0,), [10, 10], [5, 5], 100)
+    answers = [Answer([1] * 5, prompt_ids=ids, prompt=10, cached=0, first=0.1, done=0.5) for ids in requests.new]
+    audit = Audit()
+    for _ in range(calls):
+        audit.add(requests, gather(answers, 0.0, 0.5, 0), 0.0)
+    return SimpleNamespace(audit=audit, baseline_mib=[1000, 0], facts={})
+
+
+def series(**columns: list[Any]) -> Series:
+    found = {"t": [0.0, 1.0, 2.0], "own": [0.0, 1.0, 2.0], "rss": [2**30, 3 * 2**30, 2**30]} | columns
+    return Series({name: np.array(values, float) for name, values in found.items()}, "")
+
+
+def test_on_a_cpu_memory_is_resident_and_there_is_no_energy() -> None:
+    window = series().window(0.0, 2.0)
+    found, missing = measure.launch_figures(rig(), CASES["tiny-16"], window, window)
+    assert found["peak_memory"] == found["host_memory"] == 3.0
+    assert missing == {"energy": "no GPU", "mfu": "no GPU", "mbu": "no GPU"}
+
+
+def test_on_a_gpu_memory_is_the_peak_above_the_baseline_and_energy_the_counter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpu_names", lambda: ("NVIDIA H100 80GB HBM3",))
+    gib = 2**30
+    seen = series(
+        used=[[2 * gib, 0], [11 * gib, 9 * gib], [3 * gib, 0]],
+        millijoules=[[0, 0], [50_000, 7], [100_000, 9]],
+        watts=[[50, 50]] * 3,
+    )
+    window, case = seen.window(0.0, 2.0), CASES["0.5B-16"]
+    found, missing = measure.launch_figures(rig(2), case, window, window)
+    assert found["peak_memory"] == pytest.approx(11 - 1000 / 1024)
+    assert found["energy"] == pytest.approx(100 / 20)
+    assert 0 < found["mfu"] < 1
+    assert found["mbu"] > 0
+    assert missing == {}
+
+
+def test_a_gpu_without_known_peaks_has_no_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpu_names", lambda: ("Unknown 9000",))
+    found, missing = measure.utilisation(rig(), replace(CASES["0.5B-16"]))
+    assert found == {}
+    assert missing["mfu"] == "no peak rates known of Unknown 9000"
+
+
+def test_work_sums_over_calls() -> None:
+    config = {"model_type": "qwen2", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "num_key_value_heads": 1, "intermediate_size": 16, "vocab_size": 32}  # fmt: skip
+    one, two = (measure.work(config, rig(n).audit.calls, 2) for n in (1, 2))
+    assert two == pytest.approx([2 * x for x in one])
