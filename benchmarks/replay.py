@@ -21,6 +21,10 @@ from harness.workload import Seed
 class Replay(Inference):
     trace: str
 
+    @property
+    def steady(self) -> str:
+        return "latency"
+
     def requests(self, seed: Seed, vocab: int) -> Requests:
         return trace.requests(trace.load(Path(self.trace)), seed, vocab)
 

@@ -28,7 +28,7 @@ class SingleTurn(Inference):
 
 
 TINY = SingleTurn(model="tiny-qwen3", options=CPU)
-B05 = SingleTurn(model=HALF, gpus=1, options=GPU, prompts=512, output_tokens=128)
+B05 = SingleTurn(model=HALF, gpus=1, options=GPU, prompts=512, output_tokens=128, steps=10)
 B7 = replace(B05, model=SEVEN)
 SERVED = replace(TINY, prompts=32, output_tokens=32, stream=True, rate=8.0)
 

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 class Inference(Scenario):
     """`concurrency`: conversations at once (0: no limit). `stream`: every token is reported, which gives inter-token
     times and costs the client work. `cache_floor`: the least share of what a perfect prefix cache would give that the
-    engine's must give; at most all of it, and nothing where prompts share nothing or caching is off."""
+    engine must give; at most all of it, and nothing where prompts share nothing or caching is off. `flush` False leaves
+    the cache as the step before left it: where prompts repeat, its certificate then says how warm it was."""
 
     temperature: float = 1.0
     concurrency: int = 0
     stream: bool = False
     cache_floor: float = 0.0
+    flush: bool = True
     seed: int = 0
 
     @abstractmethod
@@ -31,11 +33,13 @@ class Inference(Scenario):
 
     @property
     def steady(self) -> str:
-        return "step_time" if not getattr(self, "rate", 0) else "latency"  # a schedule decides how long a step takes
+        scheduled = getattr(self, "rate", 0) or getattr(self, "pause", 0)  # which then decides how long a step takes
+        return "latency" if scheduled else "step_time"
 
     def step(self, rig: "Rig", index: int) -> dict[str, float]:
         requests = self.requests((self.seed, index), rig.vocabulary)
-        rig.flush()
+        if self.flush:
+            rig.flush()
         out = rig.generate(
             requests, temperature=self.temperature, concurrency=self.concurrency, stream=self.stream,
             cache_floor=self.cache_floor if self.options.prefix_caching else 0.0,

@@ -48,7 +48,7 @@ def settled(values: Sequence[float], window: int = 3, spread: float = 0.10) -> b
 def drift(values: Sequence[float]) -> tuple[float, float]:
     """The change from the first to the last value along a straight line, as a share of their median, and the p value of
     its slope (1 with fewer than three values)."""
-    if len(values) < 3 or np.ptp(values) == 0:
+    if len(values) < 3 or np.ptp(values) == 0 or not statistics.median(values):
         return 0.0, 1.0
     from scipy import stats
 

@@ -14,8 +14,8 @@ Counts = npt.NDArray[np.int64]
 
 
 def random_ids(seed: Seed, prompts: int, tokens: int, vocab: int) -> npt.NDArray[np.int32]:
-    """Uniformly random token ids (prompts, tokens). Rows share no prefix: each begins with a token of its own, as far as
-    the vocabulary goes, since an engine may cache a single token."""
+    """Uniformly random token ids (prompts, tokens). Rows share no prefix: each begins with a token of its own, as far
+    as the vocabulary goes, since an engine may cache a single token."""
     random = np.random.default_rng(seed)
     ids = random.integers(0, vocab, (prompts, tokens), dtype=np.int32)
     first = min(prompts, vocab)
@@ -35,11 +35,12 @@ def independent(seed: Seed, input_B: npt.ArrayLike, output_B: npt.ArrayLike, voc
 def conversations(
     seed: Seed, count: int, turns: int, system: int, input_tokens: int, output_tokens: int, pause: float, vocab: int
 ) -> Requests:
-    """`count` conversations of `turns` turns, each turn with its own new tokens, behind one system prompt that all share.
+    """`count` conversations of `turns` turns, each turn with new tokens of its own, behind one system prompt.
 
-    `pause`: mean seconds between an answer and the next turn, exponentially distributed (0: none).
+    `pause`: mean seconds between an answer and the next turn, exponentially distributed (0: none), by the first number
+    of the seed alone: every step has the same schedule.
     """
-    random = np.random.default_rng([*seed, 1])
+    random = np.random.default_rng([seed[0], 1])
     shared = random_ids(seed, 1, system, vocab)[0] if system else np.empty(0, np.int32)
     own = random_ids([*seed, 2], count * turns, input_tokens, vocab)
     pieces = [np.concatenate([shared, ids]) if place % turns == 0 else ids for place, ids in enumerate(own)]
@@ -73,11 +74,12 @@ def grouped(requests: Requests, samples: int) -> Requests:
 
 
 def arriving(requests: Requests, rate: float, arrivals: str, seed: Seed) -> Requests:
-    """Conversations that begin one after another, `rate` a second: at even times (`fixed`) or as a Poisson process."""
+    """Conversations that begin one after another, `rate` a second: at even times (`fixed`) or as a Poisson process, by
+    the first number of the seed alone: every step has the same schedule."""
     first = [places[0] for places in requests.conversations]
     gaps = np.full(len(first), 1 / rate)
     if arrivals == "poisson":
-        gaps = np.random.default_rng([*seed, 3]).exponential(1 / rate, len(first))
+        gaps = np.random.default_rng([seed[0], 3]).exponential(1 / rate, len(first))
     due = requests.due_B.copy()
     due[first] = np.cumsum(gaps)
     return replace(requests, due_B=due)
@@ -92,8 +94,9 @@ def heavy_tail(seed: Seed, count: int, median: int, longest: int, sigma: float =
 def reusable(requests: Requests) -> Counts:
     """Prompt tokens of each request that a perfect prefix cache, empty before, could give (B,).
 
-    For a later turn all that its conversation holds but the last token, whose keys and values nobody computed. For a
-    first turn what it shares with the first, or the previous, conversation that begins with the same token.
+    For a first turn what it shares with the first, or the previous, conversation that begins with the same token. For a
+    later turn all that its conversation holds (SGLang computes even an answer's last token), and where another began
+    with the very same prompt its whole prompt, since their answers may be the same.
     """
     found, prompt_B, new = np.zeros(len(requests.input_B), np.int64), requests.prompt_B, requests.new
     seen: dict[int, list[list[int]]] = {}
@@ -102,8 +105,9 @@ def reusable(requests: Requests) -> Counts:
         alike = seen.setdefault(ids[0], [])
         found[places[0]] = min(max((_shared(ids, other) for other in alike), default=0), len(ids) - 1)
         seen[ids[0]] = [alike[0] if alike else ids, ids]
+        grouped = ids in alike
         for before, place in itertools.pairwise(places):
-            found[place] = prompt_B[before] + requests.output_B[before] - 1
+            found[place] = prompt_B[place] - 1 if grouped else prompt_B[before] + requests.output_B[before]
     return found
 
 

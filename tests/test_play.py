@@ -1,14 +1,9 @@
-"""The load generator, on a clock that jumps to the next moment anything is due; then vLLM's engine in this process."""
+"""The load generator, on a clock that jumps to the next moment anything is due."""
 
 import asyncio
 import itertools
-import selectors
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -22,37 +17,11 @@ from harness.worker import play as module
 from harness.worker.engines import Engine, Sampling
 from harness.worker.engines import fake as fake_module
 from harness.worker.engines.fake import Fake
-from harness.worker.engines.inprocess import InProcess
 from harness.worker.play import play
 from harness.workload import arriving, conversations, grouped, independent, reusable
+from tests.clock import Clock, run
 
 pytestmark = pytest.mark.timeout(60)
-
-
-class Clock:
-    """What `time` is to the modules under test."""
-
-    now = 1000.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        """What a call that blocks the event loop does."""
-        self.now += seconds
-
-
-class Sleepless(selectors.SelectSelector):
-    """Where an event loop would sleep, the clock moves on."""
-
-    def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self.clock = clock
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "all wait, and nothing will ever wake them"
-        self.clock.now += timeout
-        return super().select(0)
 
 
 @pytest.fixture
@@ -103,15 +72,6 @@ class Tiny:
     def preemptions(self) -> int:
         self.lost += 3
         return self.lost
-
-
-def run(clock: Clock, work: Coroutine[Any, Any, Any]) -> Any:
-    loop = asyncio.SelectorEventLoop(Sleepless(clock))
-    loop.time = clock.perf_counter  # type: ignore[method-assign]
-    try:
-        return loop.run_until_complete(work)
-    finally:
-        loop.close()
 
 
 def played(engine: Any, requests: Requests, concurrency: int = 0, **sampling: Any) -> Rollouts:
@@ -298,13 +258,13 @@ def test_a_stalled_client_is_seen_and_hides_nothing(clock: Clock) -> None:
     assert found.certificates()["client"].ok is False
 
 
-def test_a_client_too_slow_for_a_batch_is_seen(clock: Clock) -> None:
+def test_a_client_too_slow_for_a_batch_is_told(clock: Clock) -> None:
     found = Audit()
     out = played(fake(clock, block=0.1, seconds_per_token=0.01), batch(10))
     found.add(batch(10), out, 0.0)
     assert out.sent_B[-1] == pytest.approx(0.9)
     assert out.due_B == pytest.approx([0.0] * 10)
-    assert found.certificates()["client"].ok is False
+    assert found.certificates()["client"].figure == pytest.approx(0.9 / float(out.seconds), abs=1e-4)
 
 
 def test_on_a_real_clock_nothing_goes_out_before_its_time() -> None:
@@ -317,204 +277,3 @@ def test_on_a_real_clock_nothing_goes_out_before_its_time() -> None:
     assert out.due_B[::2] == pytest.approx(requests.due_B[::2], abs=1e-6)
     assert (out.due_B[1::2] >= out.done_B[::2] + requests.due_B[1::2] - 1e-3).all()
     assert out.done_B.max() <= float(out.seconds) <= time.perf_counter() - begun
-
-
-class Broken(Exception):
-    """What the engine below raises when it is told to."""
-
-
-class Steps:
-    """vLLM's engine as InProcess uses it: a request gets a token a step. It remembers what happened, and where."""
-
-    def __init__(self) -> None:
-        self.left: dict[str, int] = {}
-        self.events: list[tuple[str, Any]] = []
-        self.threads: set[int] = set()
-        self.fail_in_step = 0  # the number of the step
-        self.steps = 0
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def has_unfinished_requests(self) -> bool:
-        return bool(self.left)
-
-    def add_request(self, request_id: str, prompt: Any, sampling: Any, arrival_time: float) -> None:
-        self.threads.add(threading.get_ident())
-        if prompt == "bad":
-            raise Broken("this prompt is too long")
-        assert arrival_time <= time.time()
-        self.left[request_id] = sampling
-        self.events.append(("add", request_id))
-
-    def step(self) -> list[Any]:
-        self.threads.add(threading.get_ident())
-        self.steps += 1
-        self.events.append(("step", sorted(self.left)))
-        self.gate.wait(10)
-        if self.steps == self.fail_in_step:
-            raise Broken("in a step")
-        outputs = []
-        for request_id in list(self.left):
-            self.left[request_id] -= 1
-            finished = not self.left[request_id]
-            outputs.append(SimpleNamespace(request_id=request_id, finished=finished, tokens=self.left[request_id]))
-            if finished:
-                del self.left[request_id]
-        self.events.append(("stepped", len(outputs)))
-        return outputs
-
-    def batches(self) -> list[list[str]]:
-        """The requests in each step."""
-        return [what for name, what in self.events if name == "step"]
-
-
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    yield loop
-    loop.close()
-
-
-def tokens(outputs: AsyncIterator[Any]) -> Coroutine[Any, Any, list[int]]:
-    async def collect() -> list[int]:
-        return [output.tokens async for output in outputs]
-
-    return collect()
-
-
-def together(loop: asyncio.AbstractEventLoop, engine: InProcess, names: list[str], count: int = 3) -> list[Any]:
-    """Requests of one moment; what each got, an error among it."""
-
-    async def send() -> list[Any]:
-        each = (tokens(engine.generate("fine", count, name)) for name in names)
-        return await asyncio.wait_for(asyncio.gather(*each, return_exceptions=True), 20)
-
-    return loop.run_until_complete(send())
-
-
-def test_each_request_gets_its_outputs(loop: asyncio.AbstractEventLoop) -> None:
-    engine = InProcess(Steps, loop)
-    assert together(loop, engine, ["a", "b"]) == [[2, 1, 0], [2, 1, 0]]
-    assert engine.outputs == {}
-    assert engine.engine.threads.isdisjoint({threading.get_ident()})
-    assert len(engine.engine.threads) == 1
-
-
-def test_requests_of_one_moment_come_in_together_in_one_step(loop: asyncio.AbstractEventLoop) -> None:
-    engine = InProcess(Steps, loop)
-    for turn in range(20):
-        names = sorted(f"{turn}-{i}" for i in range(16))
-        together(loop, engine, names, count=2)
-        assert engine.engine.batches()[2 * turn :] == [names, names]
-
-
-def test_play_gives_a_batch_to_one_step(loop: asyncio.AbstractEventLoop) -> None:
-    inner = InProcess(Steps, loop)
-
-    class Adapter:
-        numbers = itertools.count()
-
-        async def answer(self, ids: list[int], count: int, sampling: Sampling) -> Answer:
-            async for _ in inner.generate("fine", count, str(next(self.numbers))):
-                pass
-            return Answer([1] * count, ids, len(ids), 0, first=time.perf_counter(), done=time.perf_counter())
-
-        def preemptions(self) -> int:
-            return 0
-
-    loop.run_until_complete(play(cast(Engine, Adapter()), batch(32), Sampling()))
-    assert [len(names) for names in inner.engine.batches()] == [32] * 3
-
-
-def test_a_request_that_comes_later_joins_the_next_step(loop: asyncio.AbstractEventLoop) -> None:
-    engine = InProcess(Steps, loop)
-
-    async def send() -> None:
-        first = asyncio.create_task(tokens(engine.generate("fine", 500, "long")))
-        while not engine.engine.steps:
-            await asyncio.sleep(0)
-        await asyncio.wait_for(tokens(engine.generate("fine", 2, "short")), 20)
-        await asyncio.wait_for(first, 20)
-
-    loop.run_until_complete(send())
-    with_both = [names for names in engine.engine.batches() if names == ["long", "short"]]
-    assert len(with_both) == 2
-    assert len(engine.engine.batches()) == 500
-
-
-def test_an_error_in_making_the_engine_is_raised(loop: asyncio.AbstractEventLoop) -> None:
-    def fail() -> None:
-        raise Broken("no such model")
-
-    with pytest.raises(Broken, match="no such model"):
-        InProcess(fail, loop)
-
-
-def test_an_error_in_a_step_reaches_all_who_wait(loop: asyncio.AbstractEventLoop) -> None:
-    engine = InProcess(Steps, loop)
-    engine.engine.fail_in_step = 2
-    found = together(loop, engine, ["a", "b"])
-    assert [type(error) for error in found] == [Broken, Broken]
-    assert str(found[0]) == "in a step"
-
-
-def test_an_error_in_adding_a_request_reaches_its_sender(loop: asyncio.AbstractEventLoop) -> None:
-    engine = InProcess(Steps, loop)
-    with pytest.raises(Broken, match="too long"):
-        loop.run_until_complete(asyncio.wait_for(tokens(engine.generate("bad", 3, "a")), 20))
-    assert together(loop, engine, ["b"]) == [[2, 1, 0]]  # the engine is well
-
-
-def test_work_runs_between_steps_on_the_engines_thread(loop: asyncio.AbstractEventLoop) -> None:
-    engine = InProcess(Steps, loop)
-    inner, done = engine.engine, list[Future[Any]]()
-
-    def work() -> int:
-        inner.events.append(("work", None))
-        return threading.get_ident()
-
-    async def send() -> None:
-        inner.gate.clear()
-        running = asyncio.create_task(tokens(engine.generate("fine", 5, "a")))
-        while not inner.steps:
-            await asyncio.sleep(0)
-        done.append(engine.do(work))  # a step is running, and waits
-        assert not done[0].done()
-        inner.gate.set()
-        await asyncio.wait_for(running, 20)
-
-    loop.run_until_complete(send())
-    assert {future.result(10) for future in done} == inner.threads
-    names = [name for name, _ in inner.events]
-    assert names == ["add", "step", "stepped", "work", *["step", "stepped"] * 4]
-
-
-def test_work_runs_while_the_engine_is_idle_and_its_loop_stands(loop: asyncio.AbstractEventLoop) -> None:
-    engine = InProcess(Steps, loop)
-    assert engine.do(lambda: 42).result(10) == 42
-    together(loop, engine, ["a"])
-    assert engine.do(engine.engine.has_unfinished_requests).result(10) is False
-
-
-def test_an_error_in_work_is_its_callers(loop: asyncio.AbstractEventLoop) -> None:
-    engine = InProcess(Steps, loop)
-
-    def fail() -> None:
-        raise Broken("refused")
-
-    with pytest.raises(Broken, match="refused"):
-        engine.do(cast(Callable[[], Any], fail)).result(10)
-    assert together(loop, engine, ["a"]) == [[2, 1, 0]]
-
-
-def test_who_waits_no_more_is_no_trouble(loop: asyncio.AbstractEventLoop) -> None:
-    engine = InProcess(Steps, loop)
-
-    async def give_up() -> None:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(tokens(engine.generate("fine", 10**9, "a")), 0.02)
-
-    loop.run_until_complete(give_up())
-    assert engine.outputs == {}
-    engine.do(engine.engine.left.clear).result(10)
-    assert together(loop, engine, ["b"]) == [[2, 1, 0]]

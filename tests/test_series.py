@@ -113,12 +113,12 @@ def test_an_empty_series_and_a_gzipped_one(tmp_path: Path) -> None:
 
 def gpus(folder: Path, throttle: int = 0, slow: float = 1.0, utilisation: float = 99) -> Window:
     def change(i: int, row: dict[str, Any]) -> None:
-        now = i == 5
-        row["throttle"] = [throttle if now else 0]
+        now = i == 15
+        row["throttle"] = [throttle if i == 17 else 0]  # shown late
         row["sm_mhz"] = [2000 * slow if now else 2000]
         row["utilisation"] = [utilisation]
 
-    return series(folder, change).window(1, 9)
+    return series(folder, change, count=31).window(1, 29)
 
 
 @pytest.mark.parametrize(

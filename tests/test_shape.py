@@ -14,7 +14,7 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     3: ("audit", "commit", "store", "series"),
     4: ("scenario", "rig", "pending", "plan", "rates", "trace"),
     5: ("measure", "inference", "compare", "doctor"),
-    6: ("runner", "tables", "selfcheck"),
+    6: ("runner", "tables", "selfcheck", "clientcheck", "crosscheck"),
     7: ("cli",),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}

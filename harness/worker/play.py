@@ -24,8 +24,8 @@ async def play(engine: Engine, requests: Requests, sampling: Sampling, concurren
         await until(start + due[places[0]])
         async with gate:
             held: list[int] = []
-            # A conversation that waits for its turn is due when it gets it; one with a schedule, at its time.
-            moment = start + due[places[0]] if not concurrency else time.perf_counter()
+            # Without a schedule, a conversation that waits for its place is due when it gets it.
+            moment = time.perf_counter() if concurrency and not scheduled else start + due[places[0]]
             for place in places:
                 if place != places[0]:
                     moment = time.perf_counter() + due[place]
@@ -36,7 +36,7 @@ async def play(engine: Engine, requests: Requests, sampling: Sampling, concurren
                 answer.due, answer.sent = moment, sent
                 held = held + answer.tokens
 
-    before = engine.preemptions()
+    before, scheduled = engine.preemptions(), bool(requests.due_B[[c[0] for c in requests.conversations]].any())
     try:
         async with asyncio.TaskGroup() as tasks:
             for places in requests.conversations:

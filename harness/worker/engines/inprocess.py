@@ -8,7 +8,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -22,6 +22,7 @@ class InProcess:
         self.loop = loop
         self.inbox: queue.SimpleQueue[tuple[Work, Future[Any]]] = queue.SimpleQueue()
         self.outputs: dict[str, asyncio.Queue[Any]] = {}
+        self.error: BaseException | None = None  # what ended the thread
         made: Future[Any] = Future()
         threading.Thread(target=self._serve, args=(make, made), daemon=True).start()
         self.engine = made.result()
@@ -29,11 +30,16 @@ class InProcess:
     def do(self, work: Work) -> "Future[Any]":
         """Have the thread do something between two steps."""
         done: Future[Any] = Future()
-        self.inbox.put((work, done))
+        if self.error:
+            done.set_exception(self.error)
+        else:
+            self.inbox.put((work, done))
         return done
 
     async def generate(self, prompt: Any, sampling: Any, request_id: str) -> AsyncIterator[Any]:
         """Outputs of one request, as `AsyncLLM.generate` gives them."""
+        if self.error:
+            raise self.error
         outputs = self.outputs[request_id] = asyncio.Queue()
         arrived = time.time()
         self.do(lambda: self.engine.add_request(request_id, prompt, sampling, arrival_time=arrived))
@@ -58,9 +64,10 @@ class InProcess:
         while True:
             try:
                 self._take(idle=not engine.has_unfinished_requests())
-                for output in engine.step() if engine.has_unfinished_requests() else ():
-                    self.loop.call_soon_threadsafe(self._deliver, output)
+                if engine.has_unfinished_requests():
+                    self.loop.call_soon_threadsafe(self._deliver, engine.step())
             except Exception as error:
+                self.error = error
                 self.loop.call_soon_threadsafe(self._fail, error)
                 return
 
@@ -71,7 +78,7 @@ class InProcess:
         if idle and self.loop.is_running():
             sent = threading.Event()
             self.loop.call_soon_threadsafe(sent.set)
-            sent.wait()
+            sent.wait(1)  # the loop may stop meanwhile
         while not self.inbox.empty():
             waiting.append(self.inbox.get())
         for work, done in waiting:
@@ -81,9 +88,11 @@ class InProcess:
                 done.set_exception(error)
                 self.loop.call_soon_threadsafe(self._fail, error)
 
-    def _deliver(self, output: Any) -> None:
-        if waiting := self.outputs.get(output.request_id):
-            waiting.put_nowait(output)
+    def _deliver(self, outputs: Iterable[Any]) -> None:
+        """All outputs of a step at once, so that the turns that follow them come in together too."""
+        for output in outputs:
+            if waiting := self.outputs.get(output.request_id):
+                waiting.put_nowait(output)
 
     def _fail(self, error: BaseException) -> None:
         for outputs in self.outputs.values():

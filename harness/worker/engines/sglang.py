@@ -86,11 +86,11 @@ class SGLang:
             return_prompt_token_ids=True,
             stream=True,
         )
-        stamps = []
-        async for chunk in self.engine.tokenizer_manager.generate_request(request, None):
+        last, stamps = {}, []
+        async for last in self.engine.tokenizer_manager.generate_request(request, None):  # noqa: B007, used behind
             stamps.append(time.perf_counter())
-        self.lost += chunk["meta_info"].get("num_retractions", 0)
-        return _answer(chunk, stamps, sampling.stream)
+        self.lost += last["meta_info"].get("num_retractions", 0)
+        return _answer(last, stamps, sampling.stream)
 
     def preemptions(self) -> int:
         return self.lost

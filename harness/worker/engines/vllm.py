@@ -93,10 +93,11 @@ class VLLM:
             logprobs=0 if sampling.logprobs else None,  # the chosen token's alone
             output_kind=RequestOutputKind.CUMULATIVE if sampling.stream else RequestOutputKind.FINAL_ONLY,
         )
-        sent, stamps = time.perf_counter(), list[float]()
-        async for output in self.llm.generate({"prompt_token_ids": ids}, parameters, str(next(self.numbers))):
+        sent, last, stamps = time.perf_counter(), None, list[float]()
+        answers = self.llm.generate({"prompt_token_ids": ids}, parameters, str(next(self.numbers)))
+        async for last in answers:  # noqa: B007, used behind
             stamps.append(time.perf_counter())
-        return _answer(output, sent, stamps)
+        return _answer(last, sent, stamps)
 
     def preemptions(self) -> int:
         from vllm.v1.metrics.reader import get_metrics_snapshot
