@@ -42,8 +42,8 @@ CASES = {
     "tiny-fixed-8": replace(SERVED, arrivals="fixed"),
     # The guide's scenarios and switches.
     "tiny-gsm8k": replace(TINY, prompts=8, samples=4),
-    "tiny-code": replace(TINY, prompts=4, output_tokens=2048, temperature=0.7, steps=3),
-    "tiny-memory": replace(TINY, prompts=32, options=replace(CPU, kv_tokens=4096)),
+    "tiny-code": replace(TINY, prompts=2, output_tokens=2048, temperature=0.7, warmup=1, steps=3),
+    "tiny-memory": replace(TINY, prompts=32, options=replace(CPU, kv_tokens=4096, max_model_len=1024)),
     "tiny-16-compiled": replace(TINY, options=replace(CPU, eager=False)),
     "tiny-16-multiprocessing": replace(TINY, options=replace(CPU, multiprocessing=True)),
     "tiny-16-no-prefix-caching": replace(TINY, options=replace(CPU, prefix_caching=False)),

@@ -1,9 +1,10 @@
 """The command line: every command of `rollbench`."""
 
+import itertools
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,22 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import replay
-from harness import commit, compare, doctor, envs, machine, models, plan, runner, scenario, selfcheck, store, tables
+from harness import (
+    clientcheck,
+    commit,
+    compare,
+    crosscheck,
+    doctor,
+    envs,
+    machine,
+    models,
+    plan,
+    runner,
+    scenario,
+    selfcheck,
+    store,
+    tables,
+)  # fmt: skip
 from harness import trace as traces
 from harness.errors import LaunchFailed, UserError
 from harness.inference import Inference
@@ -176,13 +192,32 @@ def env(engine: Annotated[str, typer.Argument(help="vllm or sglang.")]) -> None:
 def check_harness(
     engine: Annotated[list[str] | None, typer.Option("--engine", "-e", help="Hold this engine against itself.")] = None,
     launches: Annotated[int, typer.Option(min=1, help="Pairs of launches, through rollbench and directly.")] = 5,
+    client: Annotated[
+        bool, typer.Option("--client", help="How many requests a second the client sustains, beside vLLM's.")
+    ] = False,
 ) -> None:
     """Measure what the harness itself costs; ends 1 when a target is missed."""
-    met = True
     with runner.alone(True, say), progress(console) as tell:
-        for ok, line in selfcheck.report(engine or (), len(machine.gpu_names()), launches, tell):
-            met &= ok
-            say(f"{'ok' if ok else 'missed':<8} {line}")
+        lines = selfcheck.report(engine or (), len(machine.gpu_names()), launches, tell)
+        show_checks(itertools.chain(lines, clientcheck.report(tell) if client else ()))
+
+
+@app.command("crosscheck")
+def check_against_tools(
+    engine: Annotated[list[str] | None, typer.Option("--engine", "-e", help="vllm or sglang; repeat it.")] = None,
+    launches: Annotated[int, typer.Option(min=1, help="Pairs of launches, rollbench's and the tool's.")] = 3,
+) -> None:
+    """Measure one case with rollbench and with the engine's own benchmark tool in turn; ends 1 when they differ."""
+    with runner.alone(True, say), progress(console) as tell:
+        show_checks(crosscheck.report(engine or BOTH, len(machine.gpu_names()), launches, tell))
+
+
+def show_checks(lines: Iterable[tuple[bool, str]]) -> None:
+    """Each check's line as it comes; ends 1 when one missed its target."""
+    met = True
+    for ok, line in lines:
+        met &= ok
+        say(f"{'ok' if ok else 'missed':<8} {line}")
     if not met:
         raise typer.Exit(1)
 

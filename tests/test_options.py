@@ -101,9 +101,9 @@ def test_without_graphs_no_batch_is_in_one() -> None:
 
 
 def test_a_cache_of_so_many_tokens_is_counted_in_blocks_by_vllm() -> None:
-    assert {"num_gpu_blocks_override": 62, "block_size": 16}.items() <= flags("vllm", "cuda", kv_tokens=1000).items()
-    assert {"num_gpu_blocks_override": 7, "block_size": 128}.items() <= flags("vllm", "cpu", kv_tokens=1000).items()
-    assert flags("vllm", "cpu", kv_tokens=1)["num_gpu_blocks_override"] == 2
+    assert {"num_gpu_blocks_override": 63, "block_size": 16}.items() <= flags("vllm", "cuda", kv_tokens=1000).items()
+    assert {"num_gpu_blocks_override": 8, "block_size": 128}.items() <= flags("vllm", "cpu", kv_tokens=1000).items()
+    assert flags("vllm", "cpu", kv_tokens=1)["num_gpu_blocks_override"] == 1
     for device in ("cpu", "cuda"):
         assert flags("sglang", device, kv_tokens=1000)["max_total_tokens"] == 1000
         assert not {"max_total_tokens", "num_gpu_blocks_override"} & {

@@ -88,7 +88,7 @@ def flags(engine: str, options: Flags, device: str) -> Flags:
 
 
 def kv_tokens(engine: str, tokens: int, device: str) -> Flags:
-    """Flags for a cache of so many tokens: vLLM counts it in blocks."""
+    """Flags for a cache of so many tokens: vLLM counts it in blocks, of which it keeps one empty."""
     if engine == "vllm":
-        return {"num_gpu_blocks_override": max(2, tokens // BLOCK[device]), "block_size": BLOCK[device]}
+        return {"num_gpu_blocks_override": tokens // BLOCK[device] + 1, "block_size": BLOCK[device]}
     return {"max_total_tokens": tokens}
