@@ -30,8 +30,8 @@ B05 = LongContext(model=HALF, gpus=1, options=LONG, prompts=32, input_tokens=163
 
 CASES = {
     "tiny-prompts": TINY,
-    "tiny-outputs": replace(TINY, input_tokens=64, output_tokens=512),
-    "tiny-mixed": replace(TINY, prompts=32, input_tokens=64, output_tokens=512, mixed=True),
+    "tiny-outputs": replace(TINY, input_tokens=64, output_tokens=256),
+    "tiny-mixed": replace(TINY, prompts=16, input_tokens=64, output_tokens=256, mixed=True),
 } | {
     f"{size}-{name}": case
     for size, base in (("0.5B", B05), ("7B", replace(B05, model=SEVEN)))

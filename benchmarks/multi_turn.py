@@ -15,7 +15,7 @@ from harness.workload import Seed, conversations, grouped
 class MultiTurn(Inference):
     """`conversations` of `turns` turns, each drawn `samples` times; `pause`: mean seconds that a tool call takes."""
 
-    conversations: int = 16
+    conversations: int = 8
     samples: int = 1
     turns: int = 4
     system_tokens: int = 512
@@ -42,7 +42,7 @@ CASES = {
     "tiny-shared-no-prefix-caching": replace(TINY, options=replace(CPU, prefix_caching=False)),
     "tiny-concurrency-4": replace(TINY, concurrency=4),
     "tiny-groups": replace(TINY, conversations=4, samples=4, turns=2),
-    "tiny-agent": replace(TINY, conversations=8, pause=0.2, stream=True),
+    "tiny-agent": replace(TINY, pause=0.2, stream=True),
 } | {
     f"{size}-{name}": case
     for size, base in (("0.5B", B05), ("7B", replace(B05, model=SEVEN)))

@@ -27,10 +27,10 @@ class SingleTurn(Inference):
         return arriving(found, self.rate * self.samples, self.arrivals, seed) if self.rate else found
 
 
-TINY = SingleTurn(model="tiny-qwen3", options=CPU)
+TINY = SingleTurn(model="tiny-qwen3", options=CPU, steps=8)
 B05 = SingleTurn(model=HALF, gpus=1, options=GPU, prompts=512, output_tokens=128, steps=10)
 B7 = replace(B05, model=SEVEN)
-SERVED = replace(TINY, prompts=32, output_tokens=32, stream=True, rate=8.0)
+SERVED = replace(TINY, prompts=16, output_tokens=32, stream=True, rate=8.0)
 
 CASES = {
     "tiny-1": replace(TINY, prompts=1),

@@ -15,7 +15,7 @@ from harness.series import Window, gpu_certificate, load_certificate
 
 WARM = 1_000_000  # the index of the first warm-up step: however many there are, the measured ones are the same work
 WARM_UP_AT_MOST = 4  # times the steps that a scenario wants at least
-DRIFT, DRIFT_P = 0.10, 0.05  # the change over the measured steps that is too large, when its slope is no accident
+DRIFT, DRIFT_P = 0.10, 0.01  # the change over the measured steps that is too large, when its slope is no accident
 MIB_A_GIB = 1024
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
