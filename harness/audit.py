@@ -135,10 +135,11 @@ def figures(requests: Requests, out: Rollouts) -> Figures:
         "step_time": seconds,
         "ttft": float(np.median(ttft(out))),
         "latency": float(np.median(latency(out))),
-        "conversation_time": float(np.median(finished - out.due_B[first])),
         "cache_share": int(out.cached_B.sum()) / prompts,
         "preemptions": int(out.preemptions),
     }
+    if first != last:
+        found["conversation_time"] = float(np.median(finished - out.due_B[first]))
     if not requests.scheduled:  # a schedule would decide it
         found["bubble_share"] = float(finished.max() - np.median(finished)) / seconds
     if len(per_token := tpot(out)):
