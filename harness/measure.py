@@ -34,6 +34,7 @@ def measure(rig: Rig, scenario: Scenario, launch: Launch, tell: Tell) -> None:
         for metric, sample in scenario.step(rig, step).items():
             samples.setdefault(metric, []).append(sample)
     ended, memory = time.monotonic(), rig.engine_memory()
+    more_certificates = scenario.finish(rig)
     tell("waiting for it to end")
     clean, series = rig.shut_down(), rig.series()
     window, life = series.window(begun, ended), series.window(rig.began, time.monotonic())
@@ -43,6 +44,7 @@ def measure(rig: Rig, scenario: Scenario, launch: Launch, tell: Tell) -> None:
     store.write(rig.log.with_suffix(".requests.json"), json.dumps(rig.audit.table()) + "\n")
     launch.certificates = {
         **rig.audit.certificates(),
+        **more_certificates,
         "steady": steady(samples.get(scenario.steady, []), warm),
         "gpu": gpu_certificate(window, rig.baseline_mib),
         "load": load_certificate(window, machine.fingerprint().cores),
@@ -98,8 +100,10 @@ def launch_figures(
     joules = window.energy_j[: scenario.gpus]
     if scenario.gpus and tokens and None not in joules:
         found["energy"] = sum(j for j in joules if j is not None) / tokens
+    elif scenario.gpus:
+        missing["energy"] = "no energy counter that advanced in the window" if tokens else "nothing was generated"
     else:
-        missing["energy"] = "no energy counter that advanced in the window" if scenario.gpus else "no GPU"
+        missing["energy"] = "no GPU"
     useful, why = utilisation(rig, scenario)
     return found | useful, missing | why
 
@@ -109,7 +113,8 @@ def utilisation(rig: Rig, scenario: Scenario) -> tuple[dict[str, float], dict[st
     name = next(iter(machine.gpu_names()), "") if scenario.gpus else ""
     peak, config = rates.peak(name), models.config(scenario.model)
     reason = "no GPU" if not scenario.gpus else f"no peak rates known of {name}" if peak is None else ""
-    if reason := reason or efficiency.unsupported(config):
+    reason = reason or efficiency.unsupported(config) or ("" if rig.audit.calls else "nothing was generated")
+    if reason:
         return {}, {"mfu": reason, "mbu": reason}
     assert peak is not None
     flops, read, seconds = work(config, rig.audit.calls, DTYPE_BYTES[scenario.options.dtype])

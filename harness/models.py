@@ -97,7 +97,7 @@ def vocabulary(name: str) -> int:
 def made(name: str) -> Path:
     """The folder of a shape's model under the cache, made at first use; its name carries a hash of what is in it."""
     shape = SHAPES[name]
-    content = [asdict(shape), _config(shape), _tokenizer(), inspect.getsource(_weights)]
+    content = [asdict(shape), _config(shape), _tokenizer(), inspect.getsource(tensors), inspect.getsource(_weights)]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
     folder = cache_home() / "models" / f"{name}-{digest}"
     if not folder.is_dir():
@@ -154,33 +154,58 @@ def _config(shape: Shape) -> dict[str, object]:
     }
 
 
-def _weights(shape: Shape, random: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and float32 values as Hugging Face checkpoints have them; scaled so that activations keep their size."""
-
-    def linear(out: int, into: int) -> np.ndarray:
-        return (random.standard_normal((out, into)) / math.sqrt(into)).astype(np.float32)
-
+def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of a checkpoint's tensors, as Hugging Face has them. What an engine fuses into one parameter
+    (q, k and v; gate and up) stands next to each other, weights before biases."""
     head = shape.head_dim or shape.hidden // shape.heads
-    q, kv = shape.heads * head, shape.kv_heads * head
-    yield "model.embed_tokens.weight", random.standard_normal((shape.vocab, shape.hidden)).astype(np.float32)
+    q, kv, hidden, inner = shape.heads * head, shape.kv_heads * head, shape.hidden, shape.intermediate
+    yield "model.embed_tokens.weight", (shape.vocab, hidden)
     for layer in range(shape.layers):
         at = f"model.layers.{layer}."
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            yield f"{at}{norm}.weight", np.ones(shape.hidden, np.float32)
-        for part, out, into in (("q", q, shape.hidden), ("k", kv, shape.hidden), ("v", kv, shape.hidden)):
-            yield f"{at}self_attn.{part}_proj.weight", linear(out, into)
-            if shape.model_type == "qwen2":
-                yield f"{at}self_attn.{part}_proj.bias", 0.1 * linear(out, 1)[:, 0]
-        yield f"{at}self_attn.o_proj.weight", linear(shape.hidden, q)
+        yield f"{at}input_layernorm.weight", (hidden,)
+        yield f"{at}post_attention_layernorm.weight", (hidden,)
+        for part, out in (("q", q), ("k", kv), ("v", kv)):
+            yield f"{at}self_attn.{part}_proj.weight", (out, hidden)
+        if shape.model_type == "qwen2":
+            for part, out in (("q", q), ("k", kv), ("v", kv)):
+                yield f"{at}self_attn.{part}_proj.bias", (out,)
+        yield f"{at}self_attn.o_proj.weight", (hidden, q)
         if shape.model_type == "qwen3":
-            for norm in ("q_norm", "k_norm"):
-                yield f"{at}self_attn.{norm}.weight", np.ones(head, np.float32)
-        for part in ("gate", "up"):
-            yield f"{at}mlp.{part}_proj.weight", linear(shape.intermediate, shape.hidden)
-        yield f"{at}mlp.down_proj.weight", linear(shape.hidden, shape.intermediate)
-    yield "model.norm.weight", np.ones(shape.hidden, np.float32)
+            yield f"{at}self_attn.q_norm.weight", (head,)
+            yield f"{at}self_attn.k_norm.weight", (head,)
+        yield f"{at}mlp.gate_proj.weight", (inner, hidden)
+        yield f"{at}mlp.up_proj.weight", (inner, hidden)
+        yield f"{at}mlp.down_proj.weight", (hidden, inner)
+    yield "model.norm.weight", (hidden,)
     if not shape.tied:
-        yield "lm_head.weight", linear(shape.vocab, shape.hidden)
+        yield "lm_head.weight", (shape.vocab, hidden)
+
+
+def tensors_of(name: str) -> list[tuple[str, tuple[int, ...]]]:
+    """`tensors` of a model of ours or of a folder's configuration. Raises UserError for a model that is neither."""
+    if name in SHAPES:
+        return list(tensors(SHAPES[name]))
+    found = config(name)
+    if found.get("model_type") not in ARCHITECTURES:
+        raise UserError(f"model {name}: its tensors are not known (model types {', '.join(ARCHITECTURES)})")
+    shape = Shape(
+        found["model_type"], found["hidden_size"], found["num_hidden_layers"], found["num_attention_heads"],
+        found["num_key_value_heads"], found["intermediate_size"], found["vocab_size"],
+        tied=bool(found.get("tie_word_embeddings")), head_dim=found.get("head_dim") or 0,
+    )  # fmt: skip
+    return list(tensors(shape))
+
+
+def _weights(shape: Shape, random: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and float32 values; scaled so that activations keep their size."""
+    for name, size in tensors(shape):
+        if name.endswith("norm.weight"):
+            yield name, np.ones(size, np.float32)
+        elif name.endswith(".bias"):
+            yield name, (0.1 * random.standard_normal(size)).astype(np.float32)
+        else:
+            scale = 1.0 if name == "model.embed_tokens.weight" else 1 / math.sqrt(size[1])
+            yield name, (scale * random.standard_normal(size)).astype(np.float32)
 
 
 def _tokenizer() -> dict[str, object]:

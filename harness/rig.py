@@ -12,6 +12,7 @@ from harness.audit import Audit
 from harness.client import Worker
 from harness.envs import Environment
 from harness.errors import LaunchFailed
+from harness.link import Link
 from harness.record import Certificate
 from harness.rollouts import Requests, Rollouts
 from harness.sampler import Sampler
@@ -47,6 +48,7 @@ class Rig(ExitStack):
         self.flags: dict[str, Any] = {}
         self.versions: dict[str, str] = {}
         self._worker: Worker | None = None
+        self._link: Link | None = None
         self.baseline_mib = machine.device_memory_mib()  # in use on each GPU before the launch
         self.began = time.monotonic()
 
@@ -100,7 +102,7 @@ class Rig(ExitStack):
 
     def generate(
         self, requests: Requests, *, temperature: float, concurrency: int = 0, logprobs: bool = False,
-        stream: bool = False, cache_floor: float = 0.0,
+        stream: bool = False, cache_floor: float = 0.0, audited: bool = True,
     ) -> Rollouts:  # fmt: skip
         """Send the requests as they are scheduled, at most `concurrency` conversations at once (0: no limit), and
         generate as many tokens for each as it asks for. `cache_floor` is the least share of what a perfect prefix cache
@@ -111,8 +113,17 @@ class Rig(ExitStack):
             concurrency=concurrency, sampling={"temperature": temperature, "logprobs": logprobs, "stream": stream},
         )  # fmt: skip
         out = Rollouts.load(back, reply.value)
-        self.audit.add(requests, out, cache_floor)
+        if audited:
+            self.audit.add(requests, out, cache_floor)
         return out
+
+    def link(self, transport: str, how: str) -> Link:
+        """A sender of this model's weights, joined to the engine; started at the first use, ended with the launch."""
+        if self._link is None:
+            self.tell("waiting for the sender of weights")
+            self._link = self.enter_context(Link(self, transport, how))
+            self.facts["link"] = self._link.facts
+        return self._link
 
     def flush(self) -> float:
         """Empty the prefix cache; seconds on the worker's clock."""
@@ -130,6 +141,8 @@ class Rig(ExitStack):
 
     def shut_down(self) -> Certificate:
         """End the engine; the certificate says whether processes or device memory stayed behind."""
+        if self._link is not None:
+            self._link.close()
         try:
             killed = self.worker.close(CLOSE_TIMEOUT)
         except LaunchFailed as error:  # all was measured: the figures stay, with what is wrong

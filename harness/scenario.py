@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from harness.record import Certificate
     from harness.rig import Rig
 
 
@@ -32,6 +33,7 @@ class Options:
     kv_tokens: int = 0  # tokens that the cache holds (0: as many as the memory fraction allows)
     kv_dtype: str = "auto"
     attention: str = "auto"
+    sleep: bool = False  # able to give device memory back
     threads: int = 1  # of each engine process on a CPU
     native: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # engine: its own flags, over all others
 
@@ -60,6 +62,10 @@ class Scenario(ABC):
     @abstractmethod
     def step(self, rig: "Rig", index: int) -> dict[str, float]:
         """One measurement: metric (a name of METRICS) and sample. Another `index`, other token ids of the same work."""
+
+    def finish(self, rig: "Rig") -> dict[str, "Certificate"]:
+        """Behind the last step that counts: what must hold besides, by the certificate's name."""
+        return {}
 
     def params(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "options"}

@@ -50,6 +50,17 @@ class Calls:
     def memory(self) -> dict[str, float]:
         return self.engine.memory()
 
+    def weights(self, request: dict[str, Any], flush: bool = False) -> Any:
+        """A request to the process that holds the model (`harness.worker.receive`); with `flush` the prefix cache is
+        empty when it returns."""
+        return self.engine.weights(request, flush)
+
+    def sleep(self, level: int, tags: list[str] | None) -> None:
+        self.engine.sleep(level, tags)
+
+    def wake(self, tags: list[str] | None) -> None:
+        self.engine.wake(tags)
+
     def flush(self) -> None:
         self.engine.flush()
 
@@ -89,7 +100,7 @@ def end_with_parent(incoming: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def answer(calls: Calls, message: dict[str, Any]) -> dict[str, Any]:
+def answer(calls: Any, message: dict[str, Any]) -> dict[str, Any]:
     start = time.perf_counter()
     try:
         value = getattr(calls, message["call"])(**message["args"])
@@ -99,12 +110,12 @@ def answer(calls: Calls, message: dict[str, Any]) -> dict[str, Any]:
     return {"value": value, "seconds": time.perf_counter() - start}
 
 
-def main() -> None:
-    engine, incoming, outgoing = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+def serve(calls: Any, incoming: int, outgoing: int) -> None:
+    """Answer calls until one of them is `close` or the other side is gone."""
     for descriptor in (incoming, outgoing):
         os.set_inheritable(descriptor, False)
     end_with_parent(incoming)
-    wire, calls, message = Wire(incoming, outgoing), Calls(engine), {"call": ""}
+    wire, message = Wire(incoming, outgoing), {"call": ""}
     try:
         while message["call"] != "close":
             message = wire.receive()
@@ -114,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(Calls(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

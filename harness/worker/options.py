@@ -66,6 +66,12 @@ ROWS = {
         "of the GPU, for weights, activations and cache",
         lambda v: {"gpu_memory_utilization": v}, lambda v: {"mem_fraction_static": v}, "cuda",
     ),
+    "sleep": Row(
+        "able to give device memory back",
+        lambda v: {"enable_sleep_mode": True} if v else {},
+        lambda v: {"enable_memory_saver": True} if v else {},
+        "cuda",
+    ),
     "kv_dtype": Row("of the cache (auto: as the model)", lambda v: _kv_dtype(v, 0), lambda v: _kv_dtype(v, 1)),
     "attention": Row(
         "backend (auto: the engine's choice)", lambda v: _attention(v, 0), lambda v: _attention(v, 1), "cuda"
@@ -73,7 +79,12 @@ ROWS = {
 }  # fmt: skip
 
 
-EXAMPLES = {"eager": True, "kv_dtype": "fp8", "attention": "fa3"}  # values that show what the default does not
+EXAMPLES = {
+    "eager": True,
+    "sleep": True,
+    "kv_dtype": "fp8",
+    "attention": "fa3",
+}  # values that show what the default does not
 
 
 def flags(engine: str, options: Flags, device: str) -> Flags:

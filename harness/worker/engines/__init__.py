@@ -46,6 +46,16 @@ class Engine(Protocol):
     def memory(self) -> dict[str, float]:
         """GiB by the engine's own counters, under its own names; empty where it has none."""
 
+    def weights(self, request: Options, flush: bool) -> list[Any]:
+        """Have every process that holds a part of the model answer a request (`harness.worker.receive`), and with
+        `flush` forget the prefix cache behind it; their answers by rank."""
+
+    def sleep(self, level: int, tags: list[str] | None) -> None:
+        """Give device memory back. Raises what the engine says where it cannot."""
+
+    def wake(self, tags: list[str] | None) -> None:
+        """Take the device memory again; all of it without tags."""
+
     def flush(self) -> None:
         """Forget the prefix cache. Raises RuntimeError when the engine refuses."""
 

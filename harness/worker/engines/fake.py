@@ -9,6 +9,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +72,15 @@ class Fake:
 
     def memory(self) -> dict[str, float]:
         return {}
+
+    def weights(self, request: Options, flush: bool) -> list[Any]:
+        raise NotImplementedError("the fake engine holds no weights")
+
+    def sleep(self, level: int, tags: list[str] | None) -> None:
+        raise NotImplementedError("the fake engine holds no memory of a device")
+
+    def wake(self, tags: list[str] | None) -> None:
+        raise NotImplementedError("the fake engine holds no memory of a device")
 
     def _look_up(self, ids: list[int]) -> int:
         """Prompt tokens found in the prefix cache, whole blocks only, never the last token; then remember them."""

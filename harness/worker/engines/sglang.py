@@ -1,9 +1,12 @@
 """SGLang (0.5.17 to 0.5.23) through the tokenizer manager of its `Engine` class, as its server drives it."""
 
 import asyncio
+import json
 import os
+import tempfile
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from harness.rollouts import Answer
@@ -23,6 +26,7 @@ RESOLVED = (  # flags that SGLang may set itself and that bear on a result
     "page_size", "kv_cache_dtype", "schedule_policy", "disable_overlap_schedule", "tp_size", "cuda_graph_bs_decode",
     "disable_cuda_graph", "disable_prefill_cuda_graph", "disable_radix_cache", "quantization",
 )  # fmt: skip
+INSTALL = "harness.worker.receive.sglang_install"
 STREAM_INTERVAL = 1 << 20  # tokens between two outputs of a request: the first, then only the last
 
 
@@ -30,6 +34,7 @@ class SGLang:
     def __init__(self) -> None:
         self.engine: Any = None
         self.lost = 0
+        self.installed = False
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -49,6 +54,7 @@ class SGLang:
             "log_level": "info",
             "stream_interval": STREAM_INTERVAL,
             "enable_metrics": True,  # queue times need it
+            "custom_weight_loader": [INSTALL],
             **DEVICE_FLAGS[device],
             **equivalent.flags("sglang", options, device),
             **options["native"],
@@ -96,7 +102,24 @@ class SGLang:
         return self.lost
 
     def memory(self) -> dict[str, float]:
-        return {}
+        found: dict[str, float] = self.weights({"do": "memory"}, flush=False)[0]
+        return found
+
+    def weights(self, request: Options, flush: bool) -> list[Any]:
+        if not self.installed:
+            import torch
+
+            self.engine.update_weights_from_tensor([("rollbench", torch.zeros(1))], INSTALL, flush_cache=False)
+            self.reply = Path(tempfile.mkdtemp(dir=Path.cwd())) / "reply"
+            self.installed = True
+        self.engine.collective_rpc("rollbench", request=request, flush=flush, reply=str(self.reply))
+        return [json.loads(self.reply.read_text())]
+
+    def sleep(self, level: int, tags: list[str] | None) -> None:
+        self.engine.release_memory_occupation(tags)
+
+    def wake(self, tags: list[str] | None) -> None:
+        self.engine.resume_memory_occupation(tags)
 
     def flush(self) -> None:
         answer = self.engine.flush_cache()

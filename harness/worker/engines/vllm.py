@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import time
+from functools import partial
 from typing import Any
 
 from harness.rollouts import Answer
@@ -39,6 +40,7 @@ class VLLM:
             "load_format": load_format,
             "skip_tokenizer_init": True,
             "disable_log_stats": False,  # request metrics need it
+            "worker_extension_cls": "harness.worker.receive.Extension",
             **equivalent.flags("vllm", options, device),
             **options["native"],
         }
@@ -58,18 +60,21 @@ class VLLM:
                 return AsyncLLM.from_engine_args(arguments)
 
             self.llm = self.loop.run_until_complete(make())
-            return self._resolved(flags, self.llm.vllm_config)
-        self.llm = InProcess(lambda: LLMEngine.from_engine_args(arguments), self.loop)
-        return self._resolved(flags, self.llm.engine.vllm_config)
+            config = self.llm.vllm_config
+        else:
+            self.llm = InProcess(lambda: LLMEngine.from_engine_args(arguments), self.loop)
+            config = self.llm.engine.vllm_config
+        ((attention, *_),) = self._ask(("collective_rpc", "rollbench_attention"))
+        resolved = self._resolved(flags, config)
+        resolved |= attention
+        return resolved
 
     def _resolved(self, asked: Options, config: Any) -> Options:
         graphs = config.compilation_config
-        attention = getattr(getattr(config, "attention_config", None), "backend", None)
         return asked | {
             "vocab_size": config.model_config.hf_config.vocab_size,
             "max_model_len": config.model_config.max_model_len,
             "dtype": str(config.model_config.dtype),
-            "attention_backend": getattr(attention, "name", str(attention)),
             "block_size": config.cache_config.block_size,
             "kv_cache_dtype": str(config.cache_config.cache_dtype),
             "num_gpu_blocks": config.cache_config.num_gpu_blocks,
@@ -106,13 +111,37 @@ class VLLM:
         return int(sum(found))
 
     def memory(self) -> dict[str, float]:
-        return {}
+        found: dict[str, float] = self.weights({"do": "memory"}, flush=False)[0]
+        return found
+
+    def _ask(self, *calls: tuple[Any, ...]) -> list[Any]:
+        """Call methods of the engine by name, one behind the other without waiting in between; what they return."""
+        if not self.apart:
+            return [self.llm.do(partial(getattr(self.llm.engine, name), *args)).result() for name, *args in calls]
+
+        async def ask() -> list[Any]:
+            return await asyncio.gather(*(getattr(self.llm, name)(*args) for name, *args in calls))
+
+        return self.loop.run_until_complete(ask())
+
+    def weights(self, request: Options, flush: bool) -> list[Any]:
+        reset = [("reset_prefix_cache",)] if flush else []
+        answers, *done = self._ask(("collective_rpc", "rollbench", None, (request,)), *reset)
+        self._flushed(*done)
+        found: list[Any] = answers
+        return found
+
+    def sleep(self, level: int, tags: list[str] | None) -> None:
+        self._ask(("sleep", level))
+
+    def wake(self, tags: list[str] | None) -> None:
+        self._ask(("wake_up", tags))
 
     def flush(self) -> None:
-        if self.apart:
-            done = self.loop.run_until_complete(self.llm.reset_prefix_cache())
-        else:
-            done = self.llm.do(self.llm.engine.reset_prefix_cache).result()
+        self._flushed(*self._ask(("reset_prefix_cache",)))
+
+    @staticmethod
+    def _flushed(done: bool = True) -> None:
         if not done:
             raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
 

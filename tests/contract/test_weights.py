@@ -1,0 +1,85 @@
+"""The contract of weight sync: `pytest tests/contract -m real --engine vllm` (or sglang).
+
+One launch serves all tests. The fake holds no weights.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import CPU, GPU
+from harness import envs, machine
+from harness.link import Link
+from harness.rig import Rig, log_path
+
+ON_GPU = bool(machine.gpu_names())
+OPTIONS = replace(GPU, memory_fraction=0.4, max_running=64, graph_batch=64) if ON_GPU else replace(CPU, max_running=64)
+WAYS = [("shm", "copies"), ("shm", "loader"), ("disk", "loader")]
+GPU_WAYS = [("ipc", how) for how in ("graph", "foreach", "copies", "loader")]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "engine" in metafunc.fixturenames:
+        name = metafunc.config.getoption("--engine")
+        skipped = [] if name != "fake" else [pytest.mark.skip("the fake holds no weights")]
+        metafunc.parametrize("engine", [pytest.param(name, marks=[pytest.mark.real, *skipped])], scope="module")
+
+
+@pytest.fixture(scope="module")
+def rig(engine: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    folder = Path(os.environ.get("OUT", tmp_path_factory.mktemp("weights")))
+    model = request.config.getoption("--model")
+    with Rig(envs.find(engine), model, OPTIONS, log_path(folder, f"{engine}-weights", 0), 600, print) as rig:
+        yield rig
+
+
+@pytest.mark.parametrize(("transport", "how"), [*WAYS, *(GPU_WAYS if ON_GPU else [])])
+def test_a_sync_brings_in_the_weights_of_the_sender(rig: Rig, transport: str, how: str) -> None:
+    with Link(rig, transport, how) as link:
+        proofs = [link.prove(step) for step in (1, 2)]
+        times = link.sync()
+    assert [proof.ok for proof in proofs] == [True, True], proofs
+    assert times["sync_latency"] >= times["sync_load"] > 0
+    assert link.bytes > 1e6
+    print(transport, how, times, link.facts, proofs[0].reason)
+
+
+def test_a_sync_that_moves_nothing_is_no_sync(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Link(rig, "shm", "loader") as link:
+        monkeypatch.setattr(link, "sync", lambda: rig.flush())
+        assert link.prove(3).ok is False
+
+
+def test_a_cache_of_old_weights_is_noticed(rig: Rig) -> None:
+    with Link(rig, "shm", "loader") as link:
+        sync = link.sync
+        link.sync = lambda: link.ask(do="sync", how="loader")  # type: ignore[method-assign]
+        proof = link.prove(4)
+        link.sync = sync  # type: ignore[method-assign]
+    assert proof.ok is False
+    assert "old prefix cache" in proof.reason
+
+
+def test_copies_that_changed_places_are_noticed(rig: Rig) -> None:
+    with Link(rig, "shm", "copies") as link:
+        if not link.facts["plan"]["copies"]:
+            pytest.skip("no copies to swap: all goes through the engine's loader")
+        link.ask(do="swap")
+        proof = link.prove(5)
+    assert proof.ok is False
+    assert "not what the engine's loader makes of them" in proof.reason
+
+
+def test_outputs_follow_the_weights_back_and_forth(rig: Rig) -> None:
+    with Link(rig, "shm", "copies") as link:
+        found = []
+        for step in (6, 7, 6):
+            link.update(step)
+            link.sync()
+            found.append(link._greedy().logprobs_BT)
+    assert np.allclose(found[0], found[2], atol=1e-3)
+    assert not np.allclose(found[0], found[1], atol=1e-3)
