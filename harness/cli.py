@@ -227,6 +227,7 @@ def show_options() -> None:
     """Show each neutral engine option with the flags that say the same to vLLM and to SGLang."""
     console.print(tables.of_options())
     say("A native flag goes over all of them: Options(native={'vllm': {'block_size': 32}}); the record shows it.")
+    say("Sampling is the same in both: temperature as the case says, no top-k or top-p, end tokens ignored.")
 
 
 @app.command("trace")

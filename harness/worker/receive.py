@@ -31,6 +31,8 @@ class Receiver:
         self.model, self.load, self.read = model, load, read
         self.address: Request = {}
         self.plan: Any = None
+        self.transport: Any = None
+        self.buffer: Any = None
 
     def answer(self, request: Request) -> Any:
         """Do what a request names. Raises ValueError for a name that is none."""
@@ -45,18 +47,26 @@ class Receiver:
 
         from harness.worker.plan import Plan
 
+        self.do_close()
         start = time.perf_counter()
-        self.address = address
-        buffer = transports.load(transport).opened(address, self.device)
+        self.transport, self.address = transports.load(transport), address
+        buffer = self.buffer = self.transport.opened(address, self.device)
         facts: dict[str, Any] = {"open_s": time.perf_counter() - start}
         if buffer is None:
-            self.plan = None
             return facts
         found = [Slot(name, tuple(shape), offset, size) for name, shape, offset, size in slots]
         self.plan = Plan.record(self.model(), self.load, buffer, found, getattr(torch, dtype))
         self.fence()
         facts |= self.plan.facts
         return facts
+
+    def do_close(self) -> None:
+        """Let go of what was opened."""
+        self.plan = None
+        if self.buffer is not None:
+            self.fence()
+            self.transport.closed(self.buffer)
+            self.buffer = None
 
     def do_sync(self, how: str) -> dict[str, float]:
         """Bring the sender's weights in; seconds of the load, fenced on the device."""

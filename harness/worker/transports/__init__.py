@@ -3,7 +3,8 @@
 - `offer(buffer, slots, dtype, folder)`: the sender's side, once: an address (what JSON can hold) for the receivers;
 - `send(buffer, slots, dtype, address)`: the sender's side at every sync, done on the device when it returns;
 - `opened(address, device)`: the receiver's side, once: a buffer (uint8, one dimension) with the sender's layout, or
-  None where the engine itself reads what was sent.
+  None where the engine itself reads what was sent;
+- `closed(buffer)`: the receiver's side, when nothing is read from the buffer any more.
 """
 
 import importlib

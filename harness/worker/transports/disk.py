@@ -28,3 +28,7 @@ def send(buffer: Any, slots: Sequence[Slot], dtype: Any, address: Address) -> No
 
 def opened(address: Address, device: Any) -> None:
     """The engine reads the checkpoint itself."""
+
+
+def closed(buffer: None) -> None:
+    """There is no buffer."""

@@ -1,6 +1,7 @@
 """Host shared memory: the sender copies its buffer into a file in memory, which the engine maps."""
 
 import mmap
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ _mapped: dict[str, Any] = {}  # by path: the sender maps a file once
 
 
 def offer(buffer: Any, slots: Sequence[Slot], dtype: Any, folder: str) -> Address:
-    path = Path(folder, "weights")
+    path = Path(folder, f"weights-{os.getpid()}")
     with path.open("wb") as file:
         file.truncate(buffer.numel())
     return {"path": str(path), "bytes": buffer.numel()}
@@ -28,6 +29,14 @@ def send(buffer: Any, slots: Sequence[Slot], dtype: Any, address: Address) -> No
 def opened(address: Address, device: Any) -> Any:
     """On the host: the plan's copies go from there to wherever the parameters are."""
     return _map(address["path"], address["bytes"])
+
+
+def closed(buffer: Any) -> None:
+    """Unlock the pages, or another mapping at their address could not be locked."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.check_error(int(torch.cuda.cudart().cudaHostUnregister(buffer.data_ptr())))
 
 
 def _map(path: str, size: int) -> Any:
