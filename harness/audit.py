@@ -35,10 +35,15 @@ class Audit:
     )  # of each batch: seconds until all was sent, and in all
     hashes: list[str] = field(default_factory=list)
     calls: list[tuple[Requests, Rollouts]] = field(default_factory=list)
+    waiting: list[tuple[Requests, Rollouts, float]] = field(default_factory=list)  # calls that are not judged yet
 
     def add(self, requests: Requests, out: Rollouts, floor: float) -> None:
-        """`floor`: the least share of what a perfect prefix cache would give that this call must get from it."""
+        """`floor`: the least share of what a perfect prefix cache would give that this call must get from it. The call is
+        judged later: a step must not wait for that."""
         self.calls.append((requests, out))
+        self.waiting.append((requests, out, floor))
+
+    def _judge(self, requests: Requests, out: Rollouts, floor: float) -> None:
         self.hashes.append(requests.sha256[:16])
         whole = requests.prompts(out.tokens_BT)
         self.wrong_prompts += int((out.prompt_B != [len(p) for p in whole]).sum())
@@ -48,12 +53,17 @@ class Audit:
         self.cached += int(out.cached_B.sum())
         self.cache_range[0] += int(floor * np.maximum(possible - BLOCK, 0).sum())
         self.cache_range[1] += int(possible.sum())
-        if requests.scheduled:
-            self.late += (out.sent_B - out.due_B).tolist()
-        else:
+        own = requests.due_B > 0  # those due at the very start go in together, as fast as the engine's front takes them
+        self.late += (out.sent_B - out.due_B)[own].tolist()
+        if not own.any():
             self.sending.append((float((out.sent_B - out.due_B).max()), float(out.seconds)))
 
     def certificates(self) -> dict[str, Certificate]:
+        while self.waiting:
+            self._judge(*self.waiting.pop(0))
+        if not self.calls:
+            none = Certificate(ok=None, figure=0, reason="nothing was generated")
+            return dict.fromkeys(("workload", "counts", "cache", "client"), none)
         low, high = self.cache_range
         cache = f"{self.cached} prompt tokens from the prefix cache, declared {low} to {high}"
         return {
@@ -75,7 +85,7 @@ class Audit:
             share = slow[0] / slow[1]
             reason = f"all due at once: the engine's front took {slow[0] * 1e3:.1f} ms to take them, {share:.1%} of all"
             return Certificate(ok=None, figure=round(share, 4), reason=reason)
-        return Certificate(ok=None, figure=0, reason="nothing was generated")
+        return Certificate(ok=None, figure=0, reason="nothing was sent")
 
     def table(self) -> list[dict[str, list[float]]]:
         """Of each call, what each request did: times in seconds from the start of the call, and tokens."""

@@ -49,12 +49,16 @@ def ratios(before: Record, after: Record) -> list[Ratio]:
     """Every metric that both hold. Raises NotComparable when they measured different things."""
     before.must_compare(after)
     broken = next(iter([*before.broken, *after.broken]), "")
-    pairs = {launch.pair for launch in before.good} & {launch.pair for launch in after.good}
-    paired = before.run == after.run and before.engine != after.engine and bool(pairs)
+    together = before.run == after.run and before.engine != after.engine
     found = []
     for metric in METRICS.values():
-        x, y = (record.samples(metric.name, pairs if paired else None) for record in (after, before))
+        held = [
+            {launch.pair for launch in record.good if launch.samples.get(metric.name)} for record in (before, after)
+        ]
+        pairs = held[0] & held[1] if together else set()
+        x, y = (record.samples(metric.name, pairs or None) for record in (after, before))
         if x and y and stats.positive(x) and stats.positive(y):
+            paired = bool(pairs)
             found.append(Ratio(metric, stats.ratio(x, y, paired), paired, broken))
     return found
 

@@ -1,5 +1,6 @@
 """A sender of weights and the engine that takes them in, joined by one transport: sync, and prove that it happened."""
 
+import tempfile
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -45,13 +46,18 @@ class Link(ExitStack):
         dtype, tensors = rig.options.dtype, [[name, list(size)] for name, size in models.tensors_of(rig.model)]
         held = self._send("hold", tensors=tensors, dtype=dtype, device=env.device).value
         self.update(0)
-        self.model, folder = models.find(rig.model).path, str(rig.worker.folder)
-        address = self._send("offer", transport=self.transport, folder=folder, model=self.model).value
+        self.model = models.find(rig.model).path
+        self.disk = self.enter_context(tempfile.TemporaryDirectory(prefix="weights-", dir=rig.log.parent))
+        address = self._send("offer", transport=self.transport, folder=self._folder(), model=self.model).value
         self._send("send", transport=self.transport)
         plan = self.ask(do="open", transport=self.transport, address=address, slots=held["slots"], dtype=dtype)[0]
         self.bytes = int(held["bytes"])
         self.floor = float(self.ask(do="floor", size=self.bytes)[0])
         self.facts |= {"bytes": self.bytes, "sender_bytes": held["buffer"], "floor_s": self.floor, "plan": plan}
+
+    def _folder(self) -> str:
+        """Where what is sent lies: on a disk for `disk`, else in shared memory."""
+        return self.disk if self.transport == "disk" else str(self.rig.worker.folder)
 
     def update(self, step: int) -> None:
         """The sender's weights become those of another step."""
@@ -85,6 +91,8 @@ class Link(ExitStack):
         wrong = [f"{n} prompt tokens from the old prefix cache"] if (n := int(after.cached_B.sum())) else []
         if np.array_equal(before.tokens_BT, after.tokens_BT):
             wrong.append("outputs did not change with the weights")
+        if any(seen not in (None, self._send("sent").value) for seen in self.ask(do="sent")):
+            wrong.append("the engine sees other bytes than the sender holds")
         how, different = self._by_hashes() if self._hashable() else self._by_outputs(after)
         wrong += [different] if different else []
         return Certificate(ok=not wrong, figure=len(wrong), reason="; ".join(wrong) or f"proved by {how}")
@@ -96,8 +104,8 @@ class Link(ExitStack):
     def _by_hashes(self) -> tuple[str, str]:
         """Hashes after two syncs, each over scrambled parameters, against those after the engine's loader."""
         found = []
-        for how in (self.how, self.how, "loader"):
-            self.ask(do="scramble")
+        for number, how in enumerate((self.how, self.how, "loader")):
+            self.ask(do="scramble", value=0.5 + number)  # what nobody writes differs each time
             self.ask(do="sync", how=how)
             found.append(self.ask(do="hashes"))
         *mine, reference = found
@@ -109,7 +117,7 @@ class Link(ExitStack):
 
     def _by_outputs(self, after: Rollouts) -> tuple[str, str]:
         """Outputs after the sync against those after the engine read a checkpoint of the same weights."""
-        address = self._send("offer", transport="disk", folder=str(self.rig.worker.folder), model=self.model).value
+        address = self._send("offer", transport="disk", folder=self.disk, model=self.model).value
         self._send("send", transport="disk")
         self.ask(do="read", path=address["path"])
         self.rig.flush()

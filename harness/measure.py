@@ -16,6 +16,7 @@ from harness.series import Window, gpu_certificate, load_certificate
 WARM = 1_000_000  # the index of the first warm-up step: however many there are, the measured ones are the same work
 WARM_UP_AT_MOST = 4  # times the steps that a scenario wants at least
 DRIFT, DRIFT_P = 0.10, 0.01  # the change over the measured steps that is too large, when its slope is no accident
+TELLING = 5  # steps from which a trend can be told from noise
 MIB_A_GIB = 1024
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -41,9 +42,10 @@ def measure(rig: Rig, scenario: Scenario, launch: Launch, tell: Tell) -> None:
     tails, missing = rig.audit.tails()
     more, reasons = launch_figures(rig, scenario, window, life)
     samples |= {name: [value] for name, value in (tails | more | {"startup": rig.startup}).items()}
+    certificates = rig.audit.certificates()
     store.write(rig.log.with_suffix(".requests.json"), json.dumps(rig.audit.table()) + "\n")
     launch.certificates = {
-        **rig.audit.certificates(),
+        **certificates,
         **more_certificates,
         "steady": steady(samples.get(scenario.steady, []), warm),
         "gpu": gpu_certificate(window, rig.baseline_mib),
@@ -78,6 +80,10 @@ def warm_up(rig: Rig, scenario: Scenario, tell: Tell) -> list[float]:
 
 def steady(values: Sequence[float], warm: Sequence[float]) -> Certificate:
     """Whether the measured steps have no trend left."""
+    if len(values) < TELLING:
+        return Certificate(
+            ok=None, figure=0, reason=f"{len(values)} steps, {TELLING} needed to tell a trend from noise"
+        )
     change, p = stats.drift(values)
     settled = "settled" if stats.settled(warm) or len(warm) < 3 else "not settled"
     reason = f"{change:+.1%} from the first to the last step (p {p:.2f}), {settled} after {len(warm)} warm-up steps"
@@ -90,16 +96,19 @@ def launch_figures(
     """The metrics with one sample a launch, and why others have none."""
     found, missing = dict[str, float](), dict[str, str]()
     if scenario.gpus:
-        peaks = zip(life.peak_used_mib[: scenario.gpus], rig.baseline_mib, strict=False)
-        found["peak_memory"] = sum((peak or 0) - before for peak, before in peaks) / MIB_A_GIB
+        peaks = [peak for peak in life.peak_used_mib[: scenario.gpus] if peak is not None]
+        if len(peaks) == scenario.gpus:
+            found["peak_memory"] = (sum(peaks) - sum(rig.baseline_mib[: scenario.gpus])) / MIB_A_GIB
+        else:
+            missing["peak_memory"] = "the sampler read no memory of the GPUs"
     elif life.peak_rss:
         found["peak_memory"] = life.peak_rss / GIB
     if window.peak_rss:
         found["host_memory"] = window.peak_rss / GIB
     tokens = sum(int(out.output_B.sum()) for _, out in rig.audit.calls)
-    joules = window.energy_j[: scenario.gpus]
-    if scenario.gpus and tokens and None not in joules:
-        found["energy"] = sum(j for j in joules if j is not None) / tokens
+    joules = [joule for joule in window.energy_j[: scenario.gpus] if joule is not None]
+    if scenario.gpus and tokens and len(joules) == scenario.gpus:
+        found["energy"] = sum(joules) / tokens
     elif scenario.gpus:
         missing["energy"] = "no energy counter that advanced in the window" if tokens else "nothing was generated"
     else:

@@ -199,7 +199,7 @@ def gpu_certificate(window: Window, baseline_mib: list[int]) -> Certificate:
     ]
     figure = min(shares.values(), default=0.0)
     if not broken and not (window.throttle and window.samples):
-        return Certificate(ok=None, figure=figure, reason="no sample of the GPUs in the window")
+        return Certificate(ok=False, figure=figure, reason="no sample of the GPUs in the window")
     held = f"never below {figure:.0%} of the median SM clock" if shares else "no GPU busy, so no clock to judge"
     capped = "; sw_power_cap was seen" if any("sw_power_cap" in seen for seen in window.throttle) else ""
     reason = "; ".join(broken) or f"at most {max(baseline_mib, default=0)} MiB before the launch, {held}"

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from harness.rollouts import Requests
 
+NEAR = 256  # conversations that begin alike: of more, the first and the last so many are looked at
+
 Seed = Sequence[int]
 Counts = npt.NDArray[np.int64]
 
@@ -94,22 +96,26 @@ def heavy_tail(seed: Seed, count: int, median: int, longest: int, sigma: float =
 def reusable(requests: Requests) -> Counts:
     """Prompt tokens of each request that a perfect prefix cache, empty before, could give (B,).
 
-    For a first turn what it shares with the first, or the previous, conversation that begins with the same token. For a
-    later turn all that its conversation holds (SGLang computes even an answer's last token), and where another began
-    with the very same prompt its whole prompt, since their answers may be the same.
+    For a first turn the most that it shares with a conversation before it. For a later turn all that its conversation
+    holds (SGLang computes even an answer's last token), and where another began with the very same prompt its whole
+    prompt, since their answers may be the same.
     """
-    found, prompt_B, new = np.zeros(len(requests.input_B), np.int64), requests.prompt_B, requests.new
-    seen: dict[int, list[list[int]]] = {}
+    found, prompt_B, ends = np.zeros(len(requests.input_B), np.int64), requests.prompt_B, np.cumsum(requests.input_B)
+    seen: dict[int, list[npt.NDArray[np.int32]]] = {}
     for places in requests.conversations:
-        ids = new[places[0]]
-        alike = seen.setdefault(ids[0], [])
-        found[places[0]] = min(max((_shared(ids, other) for other in alike), default=0), len(ids) - 1)
-        seen[ids[0]] = [alike[0] if alike else ids, ids]
-        grouped = ids in alike
+        ids = requests.ids_N[ends[places[0]] - requests.input_B[places[0]] : ends[places[0]]]
+        alike = seen.setdefault(int(ids[0]), [])
+        shared = [_shared(ids, other) for other in (alike[:NEAR] + alike[NEAR:][-NEAR:])]
+        found[places[0]] = min(max(shared, default=0), len(ids) - 1)
+        alike.append(ids)
+        grouped = len(ids) in shared
         for before, place in itertools.pairwise(places):
             found[place] = prompt_B[place] - 1 if grouped else prompt_B[before] + requests.output_B[before]
     return found
 
 
-def _shared(a: list[int], b: list[int]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+def _shared(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32]) -> int:
+    """Tokens with which both begin."""
+    count = min(len(a), len(b))
+    differ = np.flatnonzero(a[:count] != b[:count])
+    return int(differ[0]) if len(differ) else count

@@ -105,7 +105,7 @@ def test_an_empty_series_and_a_gzipped_one(tmp_path: Path) -> None:
     window = empty.window(1, 9)
     assert (window.samples, window.gap, window.own_cores, window.throttle) == (0, 8, None, [])
     assert load_certificate(window, 4).ok is None
-    assert gpu_certificate(window, [0]).ok is None
+    assert gpu_certificate(window, [0]).ok is False
     packed = tmp_path / "series.jsonl.gz"
     packed.write_bytes(gzip.compress(b'{"t": 1.0}\n{"t": 2.0, "end": "stopped"}\n'))
     assert list(Series.load(packed).columns["t"]) == [1, 2]

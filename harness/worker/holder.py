@@ -45,6 +45,12 @@ class Holder:
         if self.buffer.is_cuda:
             torch.cuda.synchronize()
 
+    def sent(self) -> int:
+        """A hash of the weights."""
+        from harness.worker.plan import hashed
+
+        return hashed(self.buffer)
+
     def offer(self, transport: str, folder: str, model: str) -> dict[str, Any]:
         """Address of the weights for the receivers, over that transport. `model`: a folder with its configuration."""
         address = transports.load(transport).offer(self.buffer, self.slots, self.dtype, folder)

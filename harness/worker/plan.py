@@ -179,7 +179,7 @@ class Plan:
             pair.into.copy_(pair.out_of, non_blocking=True)
 
     def _foreach(self) -> None:
-        torch._foreach_copy_([pair.into for pair in self.pairs], [pair.out_of for pair in self.pairs])
+        torch._foreach_copy_([p.into for p in self.pairs], [p.out_of for p in self.pairs], non_blocking=True)
 
     def swap(self) -> None:
         """Make two copies of one size take each other's source. Raises ValueError where there are none."""
@@ -217,7 +217,7 @@ class Plan:
                 with torch.cuda.stream(streams[lane]):
                     pair.into.copy_(pair.out_of, non_blocking=True)
             if small:
-                torch._foreach_copy_([pair.into for pair in small], [pair.out_of for pair in small])
+                torch._foreach_copy_([p.into for p in small], [p.out_of for p in small], non_blocking=True)
             for stream in side:
                 main.wait_stream(stream)
         return graph

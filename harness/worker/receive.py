@@ -105,7 +105,13 @@ class Receiver:
 
         return sum(parameter.nbytes for parameter in distinct(self.model()).values())
 
-    def do_scramble(self) -> None:
+    def do_sent(self) -> int | None:
+        """A hash of the buffer as this process sees it; None where there is none."""
+        from harness.worker.plan import hashed
+
+        return None if self.buffer is None else hashed(self.buffer)
+
+    def do_scramble(self, value: float) -> None:
         """Make every parameter wrong, so that what is right afterwards was loaded."""
         import torch
 
@@ -113,7 +119,7 @@ class Receiver:
 
         with torch.no_grad():
             for parameter in distinct(self.model()).values():
-                parameter.fill_(0.5)
+                parameter.fill_(value)
         self.fence()
 
     def do_swap(self) -> None:
