@@ -38,8 +38,8 @@ class Audit:
     waiting: list[tuple[Requests, Rollouts, float]] = field(default_factory=list)  # calls that are not judged yet
 
     def add(self, requests: Requests, out: Rollouts, floor: float) -> None:
-        """`floor`: the least share of what a perfect prefix cache would give that this call must get from it. The call is
-        judged later: a step must not wait for that."""
+        """Judged behind the steps, which must not wait for it. `floor`: the least share of what a perfect prefix cache
+        would give that this call must get from it."""
         self.calls.append((requests, out))
         self.waiting.append((requests, out, floor))
 
