@@ -1,5 +1,6 @@
 """The sampler's process, and what it reads."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -34,7 +35,8 @@ def start() -> Iterator[Start]:
 
     yield begin
     for process in started:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended and been waited for
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
