@@ -33,16 +33,9 @@ class Ratio:
 
 def latest(root: Path, machine_id: str, cases: Iterable[str] = ()) -> tuple[list[Record], list[str]]:
     """The newest record of every case and engine on that machine, and why files were passed over."""
-    wanted, skipped = set(cases), list[str]()
-    newest: dict[tuple[str, str], Record] = {}
-    for _, found in store.scan(root):
-        if isinstance(found, str):
-            skipped.append(found)
-        elif found.machine.id == machine_id and (not wanted or found.case in wanted):
-            key = found.case, found.engine
-            if key not in newest or newest[key].started < found.started:
-                newest[key] = found
-    return [newest[key] for key in sorted(newest)], skipped
+    wanted = set(cases)
+    found, skipped = store.newest(root, machine_id)
+    return [found[key] for key in sorted(found) if not wanted or key[0] in wanted], skipped
 
 
 def ratios(before: Record, after: Record) -> list[Ratio]:

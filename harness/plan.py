@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import machine, store
-from harness.record import Record
 
 GUESS = {"cpu": 45.0, "cuda": 90.0}  # seconds of a launch nothing is known of
 
@@ -23,13 +22,9 @@ class Plan:
     @classmethod
     def read(cls, root: Path, device: str, keys: Iterable[Key]) -> "Plan":
         """From the newest record of each key on this machine."""
-        wanted, newest, here = set(keys), dict[Key, Record](), machine.fingerprint().id
-        for _, found in store.scan(root):
-            if isinstance(found, Record) and found.machine.id == here:
-                key = found.case, found.engine
-                if key in wanted and (key not in newest or newest[key].started < found.started):
-                    newest[key] = found
-        return cls(device, {key: [(x.ended - x.started).total_seconds() for x in r.good] for key, r in newest.items()})
+        newest, _ = store.newest(root, machine.fingerprint().id)
+        known = {key: newest[key].good for key in keys if key in newest}
+        return cls(device, {k: [(x.ended - x.started).total_seconds() for x in good] for k, good in known.items()})
 
     def seconds(self, key: Key) -> float:
         """Of one launch."""

@@ -94,3 +94,16 @@ def scan(root: Path) -> Iterator[tuple[Path, Record | str]]:
             yield path, load(path)
         except UserError as error:
             yield path, str(error)
+
+
+def newest(root: Path, machine_id: str) -> tuple[dict[tuple[str, str], Record], list[str]]:
+    """The newest record of every case and engine on that machine, and why files were passed over."""
+    kept, skipped = dict[tuple[str, str], Record](), list[str]()
+    for _, found in scan(root):
+        if isinstance(found, str):
+            skipped.append(found)
+        elif found.machine.id == machine_id:
+            key = found.case, found.engine
+            if key not in kept or kept[key].started < found.started:
+                kept[key] = found
+    return kept, skipped

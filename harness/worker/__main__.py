@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from harness.rollouts import Layout, Requests
-from harness.wire import Closed, Wire
+from harness.wire import Closed, Message, Wire
 from harness.worker.engines import Options, Sampling, load
 from harness.worker.play import play
 
@@ -112,14 +113,21 @@ def answer(calls: Any, message: dict[str, Any]) -> dict[str, Any]:
 
 def serve(calls: Any, incoming: int, outgoing: int) -> None:
     """Answer calls until one of them is `close` or the other side is gone."""
+    exchange(lambda message: answer(calls, message), incoming, outgoing, last="close")
+
+
+def exchange(handle: Callable[[Message], Message], incoming: int, outgoing: int, last: str = "") -> None:
+    """Answer each message until the other side is gone, or until one calls `last`."""
     for descriptor in (incoming, outgoing):
         os.set_inheritable(descriptor, False)
     end_with_parent(incoming)
-    wire, message = Wire(incoming, outgoing), {"call": ""}
+    wire = Wire(incoming, outgoing)
     try:
-        while message["call"] != "close":
+        while True:
             message = wire.receive()
-            wire.send(answer(calls, message))
+            wire.send(handle(message))
+            if last and message.get("call") == last:
+                return
     except Closed:
         sys.exit(1)
 

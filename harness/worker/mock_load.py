@@ -1,14 +1,12 @@
 """Rollbench's client against the mock engine: `python -m harness.worker.mock_load NAME INCOMING OUTGOING`. Each message
 names requests and, where they go over HTTP, an address, and is answered with when each went out."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from harness.rollouts import Requests
-from harness.wire import Closed, Wire
-from harness.worker.__main__ import end_with_parent
+from harness.worker.__main__ import exchange
 from harness.worker.engines import Sampling
 from harness.worker.engines.fake import Fake
 from harness.worker.mock import Mock, OverHTTP
@@ -25,19 +23,10 @@ def run(engine: Fake, job: dict[str, Any]) -> dict[str, Any]:
     return {"sent": out.sent_B.tolist()}
 
 
-def main() -> None:
-    incoming, outgoing = int(sys.argv[2]), int(sys.argv[3])
-    for descriptor in (incoming, outgoing):
-        os.set_inheritable(descriptor, False)
-    end_with_parent(incoming)
-    wire = Wire(incoming, outgoing)
-    try:
-        while True:
-            job = wire.receive()
-            wire.send(run(OverHTTP(f"{job['url']}/v1/completions") if job["url"] else Mock(), job))
-    except Closed:
-        sys.exit(1)
+def load(job: dict[str, Any]) -> dict[str, Any]:
+    """What a message asks for."""
+    return run(OverHTTP(f"{job['url']}/v1/completions") if job["url"] else Mock(), job)
 
 
 if __name__ == "__main__":
-    main()
+    exchange(load, int(sys.argv[2]), int(sys.argv[3]))

@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.wire import Closed, Wire
-from harness.worker.__main__ import end_with_parent
+from harness.worker.__main__ import exchange
 
 Job = dict[str, Any]
 DATA, OUT = Path("data.json"), Path("own_tool.json")  # in the worker's scratch folder
@@ -90,21 +89,12 @@ def serve(job: Job) -> dict[str, Any]:
 TOOLS = {"vllm": vllm, "sglang": sglang, "vllm-serve": serve}
 
 
-def main() -> None:
-    incoming, outgoing = int(sys.argv[2]), int(sys.argv[3])
-    for descriptor in (incoming, outgoing):
-        os.set_inheritable(descriptor, False)
-    end_with_parent(incoming)
-    wire = Wire(incoming, outgoing)
-    try:
-        while True:
-            job = wire.receive()
-            os.environ.update(job["environment"])
-            DATA.write_text(json.dumps(job["data"]))
-            wire.send(TOOLS[sys.argv[1]](job))
-    except Closed:
-        sys.exit(1)
+def run(job: Job) -> dict[str, Any]:
+    """What a message asks for, of the tool that the command line names."""
+    os.environ.update(job["environment"])
+    DATA.write_text(json.dumps(job["data"]))
+    return TOOLS[sys.argv[1]](job)
 
 
 if __name__ == "__main__":
-    main()
+    exchange(run, int(sys.argv[2]), int(sys.argv[3]))
