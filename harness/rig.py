@@ -79,7 +79,7 @@ class Rig(ExitStack):
     def variables(self, local: bool) -> dict[str, str]:
         """Environment variables of the launch: nothing asks the network for a model that is here, nothing listens to
         other machines, and CPU threads are counted."""
-        found = {"GLOO_SOCKET_IFNAME": "lo", "TOKENIZERS_PARALLELISM": "false"}
+        found = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "TOKENIZERS_PARALLELISM": "false"}
         if local:
             found |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         if self.environment.device == "cpu":
@@ -117,11 +117,12 @@ class Rig(ExitStack):
             self.audit.add(requests, out, cache_floor)
         return out
 
-    def link(self, transport: str, how: str) -> Link:
-        """A sender of this model's weights, joined to the engine; started at the first use, ended with the launch."""
+    def link(self, transport: str, how: str, **options: Any) -> Link:
+        """Senders of this model's weights, joined to the engine; started at the first use, ended with the launch.
+        `options` are those of `Link`."""
         if self._link is None:
-            self.tell("waiting for the sender of weights")
-            self._link = self.enter_context(Link(self, transport, how))
+            self.tell("waiting for the senders of weights")
+            self._link = self.enter_context(Link(self, transport, how, **options))
             self.facts["link"] = self._link.facts
         return self._link
 
@@ -141,10 +142,9 @@ class Rig(ExitStack):
 
     def shut_down(self) -> Certificate:
         """End the engine; the certificate says whether processes or device memory stayed behind."""
-        if self._link is not None:
-            self._link.close()
         try:
-            killed = self.worker.close(CLOSE_TIMEOUT)
+            killed = self._link.end() if self._link is not None else []
+            killed += self.worker.close(CLOSE_TIMEOUT)
         except LaunchFailed as error:  # all was measured: the figures stay, with what is wrong
             return Certificate(ok=False, figure=0, reason=str(error))
         left = self._settled_mib()

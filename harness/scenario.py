@@ -22,6 +22,7 @@ class Options:
 
     dtype: str = "bfloat16"
     seed: int = 0
+    tensor_parallel: int = 1  # GPUs that share each matrix
     max_model_len: int = 4096
     max_running: int = 512  # requests at once
     chunked_prefill: int = 8192  # prompt tokens in one forward pass

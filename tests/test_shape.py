@@ -12,7 +12,7 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     1: ("machine", "models", "workload", "worker"),
     2: ("envs", "record", "client", "sampler"),
     3: ("audit", "link", "commit", "store", "series"),
-    4: ("scenario", "rig", "pending", "plan", "rates", "trace"),
+    4: ("scenario", "rig", "proof", "pending", "plan", "rates", "trace"),
     5: ("measure", "inference", "compare", "doctor"),
     6: ("runner", "tables", "selfcheck", "clientcheck", "crosscheck"),
     7: ("cli",),
