@@ -18,6 +18,7 @@ class WeightSync(Scenario):
     """`how` the engine's process brings in what it was sent: `graph`, `foreach` and `copies` replay the copies that its
     own loader makes; `loader` is that loader. Over `disk` the engine reads a checkpoint."""
 
+    shares = True
     transport: Literal["ipc", "shm", "disk"] = "ipc"
     how: Literal["graph", "foreach", "copies", "loader"] = "graph"
     warmup: int = 3

@@ -20,13 +20,13 @@ def test_a_launch_takes_as_long_as_in_the_newest_record(tmp_path: Path) -> None:
     plan = Plan.read(tmp_path, "cpu", [KEY, ("other", "vllm")])
     assert plan.seconds(KEY) == 50
     assert plan.seconds(("other", "vllm")) == GUESS["cpu"]
-    assert plan.total([KEY, KEY, ("other", "vllm")]) == 100 + GUESS["cpu"]
+    assert plan.total([[KEY], [KEY], [("other", "vllm")]]) == 100 + GUESS["cpu"]
 
 
 def test_what_was_measured_now_counts(tmp_path: Path) -> None:
     plan = replace(Plan.read(tmp_path, "cuda", [KEY]))
     assert plan.seconds(KEY) == GUESS["cuda"]
-    plan.took(KEY, 10)
+    plan.took(KEY, launch(1, 1.0, ended=START + timedelta(minutes=1, seconds=10)))
     assert plan.seconds(KEY) == 10
 
 
