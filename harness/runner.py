@@ -132,8 +132,11 @@ class Run:
 
         cases = {name: group.cases[name] for name in names}
         Shift(slot, cases, len(group.cases) > 1, self.root / ".work", self.timeout, tell, save).run()
+        several = len(group.cases) > 1  # an engine that did not start is the error of all, told once
+        lines = [_outcome(where, engine, n if several and part.flags else "", part.launch) for n, part in ended.items()]
+        for line in dict.fromkeys(lines):
+            self.report(line)
         for name, part in ended.items():
-            self.report(_outcome(where, engine, name if len(group.cases) > 1 else "", part.launch))
             if part.launch.error is None:
                 self.plan.took((name, engine), part.launch)
         return list(ended.values())

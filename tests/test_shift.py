@@ -170,7 +170,7 @@ def test_an_engine_that_cannot_start_is_the_error_of_all_and_not_started_again(t
     broken = Options(native={"fake": {"die_at_start": True}})
     ran = Ran(tmp_path, {name: replace(case, options=broken) for name, case in THREE.items()})
     assert (ran.records, ran.missing) == ({}, 6)
-    assert sum("failed: fake: start failed" in line for line in ran.said) == 3
+    assert sum("launch 1 of 2 failed: fake: start failed" in line for line in ran.said) == 1
     assert sum("waiting for fake to start" in text for text in ran.told) == 1
     assert sum("skipped" in line for line in ran.said) == 1
 
