@@ -24,6 +24,7 @@ class WeightSync(Scenario):
     at once over nccl and gloo.
     """
 
+    shares = True
     transport: Literal["ipc", "nccl", "gloo", "shm", "disk"] = "ipc"
     how: Literal["graph", "foreach", "copies", "loader"] = "graph"
     senders: int = 1
