@@ -75,7 +75,7 @@ def test_dry_run_shows_the_plan_and_starts_nothing(results: Path) -> None:
 def test_dry_run_shows_which_cases_share_launches(results: Path) -> None:
     done = rollbench("run", "weight_sync/tiny-*", "-e", "fake", "--dry-run", "--launches", "2", COLUMNS="120")
     assert done.returncode == 0, done.stderr
-    assert "about 3 min in all" in done.stdout  # 25 + 3 * 20 s, twice
+    assert "about 4 min in all" in done.stdout  # 25 + 5 * 20 s, twice
     assert "85 s for its 3 cases (a guess)" in done.stdout
     chosen = "run", "single_turn/tiny-1", "single_turn/tiny-16", "-e", "fake", "--dry-run"
     assert "for its" not in rollbench(*chosen, COLUMNS="120").stdout

@@ -224,8 +224,9 @@ def test_the_sender_of_one_case_is_gone_before_the_next(tmp_path: Path, monkeypa
             self.facts = {"transport": transport}
             happened.append(f"open {transport}")
 
-        def ask(self, do: str) -> None:
-            happened.append(do)
+        def end(self) -> list[str]:
+            happened.append("close")
+            return []
 
         def close(self) -> None:
             happened.append("end")

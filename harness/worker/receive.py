@@ -90,8 +90,8 @@ class Receiver:
         return {"worker": time.perf_counter() - start, **phases}
 
     def _bring(self, source: Source, how: str) -> None:
-        """Stage by stage, the next one fetched while one is copied."""
-        if how == "loader":
+        """Stage by stage, the next one fetched while one is copied; all at once where the loader has to do it all."""
+        if how == "loader" or not self.plan.moves.moves:
             self.load(self._given(source))
             return
         begun = source.fetch(0)
@@ -108,8 +108,9 @@ class Receiver:
             yield from self.plan.named(at)
 
     def _apart(self, source: Source, how: str) -> dict[str, float]:
-        """Seconds of the transfers and of the loads, nothing at the same time."""
-        if how == "loader" and len(source.stages) > 1:
+        """Seconds of the transfers and of the loads, nothing at the same time; a loader draws its transfers itself."""
+        if len(source.stages) > 1 and (how == "loader" or not self.plan.moves.moves):
+            self._bring(source, how)
             return {}
         transfer = load = 0.0
         for stage in range(len(source.stages)):
