@@ -22,13 +22,18 @@ FLOOR_COPIES = 20
 class Receiver:
     """What one model process needs to take weights in, kept from one sync to the next.
 
-    `model()` is the model; `load` gives named tensors to the engine's own loader; `read` has it read a checkpoint.
+    `model()` is the model; `load` gives named tensors to the engine's own loader; `read` has it read a checkpoint;
+    `place` brings the adapter of a name that is loaded to the device, where the engine does not do so at once.
     """
 
     def __init__(
-        self, model: Callable[[], Any], load: Callable[[Iterable[Any]], Any], read: Callable[[str], Any]
+        self,
+        model: Callable[[], Any],
+        load: Callable[[Iterable[Any]], Any],
+        read: Callable[[str], Any],
+        place: Callable[[str], Any] = lambda name: None,
     ) -> None:
-        self.model, self.load, self.read = model, load, read
+        self.model, self.load, self.read, self.place = model, load, read, place
         self.address: Request = {}
         self.plan: Any = None
         self.transport: Any = None
@@ -82,6 +87,11 @@ class Receiver:
     def do_read(self, path: str) -> None:
         """Have the engine read a checkpoint."""
         self.read(path)
+        self.fence()
+
+    def do_adapted(self, name: str) -> None:
+        """The adapter of that name is on the device when this returns."""
+        self.place(name)
         self.fence()
 
     def do_memory(self) -> dict[str, float]:
@@ -204,6 +214,7 @@ def sglang_install(model: Any, named_tensors: Any) -> None:
                 lambda: runner.model,
                 runner.model.load_weights,
                 lambda path: _read(runner, path),
+                lambda name: _place(runner.lora_manager, name),
             )
         value = self._rollbench.answer(request)
         if flush and self.flush_cache() is False:
@@ -213,6 +224,11 @@ def sglang_install(model: Any, named_tensors: Any) -> None:
         scratch.replace(reply)
 
     Scheduler.rollbench = rollbench
+
+
+def _place(manager: Any, name: str) -> None:
+    """Into SGLang's pool of adapters on the device, as the first batch with that adapter would."""
+    manager.fetch_new_loras({number for number, adapter in manager.lora_refs.items() if adapter.lora_name == name})
 
 
 def _read(runner: Any, path: str) -> None:

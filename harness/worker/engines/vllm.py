@@ -23,12 +23,15 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
 }
 
+ADAPTER = 1  # the number of the only adapter
+
 
 class VLLM:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.numbers = itertools.count()
         self.llm: Any = None
+        self.adapter: Options = {}  # what a request says of it
 
     @staticmethod
     def environment(options: Options, device: str) -> dict[str, str]:
@@ -99,7 +102,7 @@ class VLLM:
             output_kind=RequestOutputKind.CUMULATIVE if sampling.stream else RequestOutputKind.FINAL_ONLY,
         )
         sent, last, stamps = time.perf_counter(), None, list[float]()
-        answers = self.llm.generate({"prompt_token_ids": ids}, parameters, str(next(self.numbers)))
+        answers = self.llm.generate({"prompt_token_ids": ids}, parameters, str(next(self.numbers)), **self.adapter)
         async for last in answers:  # noqa: B007, used behind
             stamps.append(time.perf_counter())
         return _answer(last, sent, stamps)
@@ -130,6 +133,21 @@ class VLLM:
         self._flushed(*done)
         found: list[Any] = answers
         return found
+
+    def adapt(self, path: str) -> None:
+        """The prefix cache is keyed by an adapter's name (0.32: and path), so each has a name of its own."""
+        from vllm.lora.request import LoRARequest
+
+        name = f"adapter-{next(self.numbers)}"
+        loaded, _, done = self._ask(
+            ("add_lora", LoRARequest(name, ADAPTER, path, load_inplace=True)),
+            ("collective_rpc", "rollbench", None, ({"do": "adapted", "name": name},)),
+            ("reset_prefix_cache",),
+        )
+        if not loaded:
+            raise RuntimeError(f"vLLM did not load the adapter in {path}")
+        self._flushed(done)
+        self.adapter = {"lora_request": LoRARequest(name, ADAPTER, path)}
 
     def sleep(self, level: int, tags: list[str] | None) -> None:
         self._ask(("sleep", level))
