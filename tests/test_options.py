@@ -16,8 +16,8 @@ EVERYWHERE = [(engine, device) for engine in ADAPTERS for device in ("cpu", "cud
 APART = {"threads", "native", "multiprocessing", "kv_tokens"}  # no row: variables, overrides, and a rule of its own
 VALUES = {  # of each option with a row: one that is not the default
     "dtype": "float16", "seed": 7, "max_model_len": 1234, "max_running": 17, "chunked_prefill": 999, "graph_batch": 33,
-    "eager": True, "prefix_caching": False, "memory_fraction": 0.33, "sleep": True, "lora_rank": 16, "kv_dtype": "fp8",
-    "attention": "triton",
+    "eager": True, "prefix_caching": False, "memory_fraction": 0.33, "sleep": True, "kv_dtype": "fp8",
+    "attention": "triton", "tensor_parallel": 2, "lora_rank": 16,
 }  # fmt: skip
 
 

@@ -43,7 +43,7 @@ class VLLM:
             "load_format": load_format,
             "skip_tokenizer_init": True,
             "disable_log_stats": False,  # request metrics need it
-            "worker_extension_cls": "harness.worker.receive.Extension",
+            "worker_extension_cls": "harness.worker.inside.Extension",
             **equivalent.flags("vllm", options, device),
             **options["native"],
         }
@@ -57,6 +57,7 @@ class VLLM:
         flags = self.flags(load_format, options, device)
         arguments = AsyncEngineArgs(model=model, **flags)
         self.apart = options["multiprocessing"]
+        self.flushes = options["tensor_parallel"] == 1  # then the scheduler lives in the model's process
         if self.apart:
 
             async def make() -> Any:
@@ -128,25 +129,27 @@ class VLLM:
         return self.loop.run_until_complete(ask())
 
     def weights(self, request: Options, flush: bool) -> list[Any]:
-        reset = [("reset_prefix_cache",)] if flush else []
-        answers, *done = self._ask(("collective_rpc", "rollbench", None, (request,)), *reset)
+        answers, *done = self._ask(*self._inside(request, flush))
         self._flushed(*done)
         found: list[Any] = answers
         return found
+
+    def _inside(self, request: Options, flush: bool) -> list[tuple[Any, ...]]:
+        """Calls for a request to the model's processes, with `flush` one that empties the prefix cache."""
+        if flush and self.flushes:
+            request, flush = request | {"flush": True}, False
+        return [("collective_rpc", "rollbench", None, (request,)), *([("reset_prefix_cache",)] if flush else [])]
 
     def adapt(self, path: str) -> None:
         """The prefix cache is keyed by an adapter's name (0.32: and path), so each has a name of its own."""
         from vllm.lora.request import LoRARequest
 
         name = f"adapter-{next(self.numbers)}"
-        loaded, _, done = self._ask(
-            ("add_lora", LoRARequest(name, ADAPTER, path, load_inplace=True)),
-            ("collective_rpc", "rollbench", None, ({"do": "adapted", "name": name},)),
-            ("reset_prefix_cache",),
-        )
+        load = "add_lora", LoRARequest(name, ADAPTER, path, load_inplace=True)
+        loaded, _, *done = self._ask(load, *self._inside({"do": "adapted", "name": name}, flush=True))
         if not loaded:
             raise RuntimeError(f"vLLM did not load the adapter in {path}")
-        self._flushed(done)
+        self._flushed(*done)
         self.adapter = {"lora_request": LoRARequest(name, ADAPTER, path)}
 
     def sleep(self, level: int, tags: list[str] | None) -> None:

@@ -8,7 +8,7 @@ import importlib.abc
 import importlib.machinery
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from typing import Any
 
@@ -54,9 +54,14 @@ class Unpinned:
         import torch
 
         found = getattr(torch, name)
-        if name not in FACTORIES:
-            return found
-        return lambda *args, pin_memory=False, **kwargs: found(*args, **kwargs)
+        return unpinned(found) if name in FACTORIES else found
+
+
+def unpinned(factory: Callable[..., Any]) -> Callable[..., Any]:
+    def make(*args: Any, pin_memory: bool = False, **kwargs: Any) -> Any:
+        return factory(*args, **kwargs)
+
+    return make
 
 
 class Unpinner(importlib.abc.MetaPathFinder):
