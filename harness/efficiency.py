@@ -15,20 +15,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.shapes import uneven
+
 Config = Mapping[str, Any]  # a config.json
-TYPES = ("llama", "qwen2", "qwen3")
+TYPES = ("llama", "qwen2", "qwen3", "qwen3_moe")
 NEEDED = (
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size",
 )  # fmt: skip
+MIXED = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")  # needed of a mixture of experts besides
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Counts of parameters: a layer's matrices, its vectors (norms and biases), the output matrix; widths of q, kv."""
+    """Counts of parameters: a layer's matrices, those that a token goes through, its vectors (norms and biases), the
+    output matrix; widths of q, kv."""
 
     layers: int
     matrices: int
+    active: int
     vectors: int
     head: int
     hidden: int
@@ -39,13 +44,22 @@ class _Sizes:
 
 def unsupported(config: Config) -> str:
     """Why the work of this model is not counted here; empty when it is."""
-    if experts := [key for key in EXPERTS if config.get(key)]:
+    mixed = config.get("model_type") == "qwen3_moe"
+    if not mixed and (experts := [key for key in EXPERTS if config.get(key)]):
         return f"a mixture of experts ({experts[0]})"
     if config.get("model_type") not in TYPES:
         return f"model type {config.get('model_type')}, not {', '.join(TYPES)}"
-    if missing := [key for key in NEEDED if not config.get(key)]:
+    if missing := [key for key in NEEDED + MIXED * mixed if not config.get(key)]:
         return f"config.json lacks {', '.join(missing)}"
+    if mixed and (reason := uneven(config)):
+        return reason
     return next((key for key in ("use_sliding_window", "quantization_config") if config.get(key)), "")
+
+
+def unread(config: Config) -> str:
+    """Why the bytes that this model reads are not counted here; empty when they are."""
+    mixed = config.get("model_type") == "qwen3_moe"
+    return unsupported(config) or ("a mixture of experts: which of them a step reads is not known" if mixed else "")
 
 
 def _sizes(config: Config) -> _Sizes:
@@ -56,12 +70,19 @@ def _sizes(config: Config) -> _Sizes:
     head_dim = config.get("head_dim") or hidden // heads
     q, kv = heads * head_dim, config["num_key_value_heads"] * head_dim
     kind, biased = config["model_type"], bool(config.get("attention_bias"))
-    vectors = 2 * hidden + 2 * head_dim * (kind == "qwen3")
+    vectors = 2 * hidden + 2 * head_dim * (kind in ("qwen3", "qwen3_moe"))
     vectors += (q + 2 * kv) * (kind == "qwen2" or biased) + hidden * (kind != "qwen2" and biased)
     vectors += (2 * inner + hidden) * (kind == "llama" and bool(config.get("mlp_bias")))
+    attention, experts, active = 2 * hidden * (q + kv), 1, 1
+    if kind == "qwen3_moe":
+        inner, experts, active = (
+            config[key] for key in ("moe_intermediate_size", "num_experts", "num_experts_per_tok")
+        )
+        attention += hidden * experts  # the router
     return _Sizes(
         layers=config["num_hidden_layers"],
-        matrices=2 * hidden * (q + kv) + 3 * hidden * inner,
+        matrices=attention + 3 * hidden * inner * experts,
+        active=attention + 3 * hidden * inner * active,
         vectors=vectors,
         head=config["vocab_size"] * hidden,
         hidden=hidden,
@@ -78,23 +99,25 @@ def parameters(config: Config) -> int:
 
 
 def matmul_parameters(config: Config) -> int:
-    """Parameters that a token multiplies with: no lookup in the embedding, the output matrix even when it is tied."""
+    """Parameters that a token multiplies with: no lookup in the embedding, the output matrix even when it is tied, of a
+    mixture those experts that it goes through."""
     s = _sizes(config)
-    return s.layers * s.matrices + s.head
+    return s.layers * s.active + s.head
 
 
 def flops(config: Config, prompt_B: npt.ArrayLike, cached_B: npt.ArrayLike, output_B: npt.ArrayLike) -> float:
     """FLOPs of the forward passes that a batch needs; tokens of each request: its prompt, of that from the cache, new.
 
     A computed token (prompt that is not cached, and every new one but the last, which is not fed back) takes 2 for each
-    parameter of the layers' matrices and 4 * layers * q width for each position it attends to, itself included. The
-    output matrix counts only where a token is sampled: engines take no logits of the rest of a prompt.
+    parameter of the layers' matrices (of a mixture, the router's and its own experts') and 4 * layers * q width for
+    each position it attends to, itself included. The output matrix counts only where a token is sampled: engines take
+    no logits of the rest of a prompt.
     """
     s = _sizes(config)
     prompt, cached, output = (np.asarray(count, np.int64) for count in (prompt_B, cached_B, output_B))
     end = prompt + np.maximum(output - 1, 0)
     computed, contexts = int((end - cached).sum()), int((_triangle(end) - _triangle(cached)).sum())
-    return 2.0 * s.layers * s.matrices * computed + 2.0 * s.head * int(output.sum()) + 4.0 * s.layers * s.q * contexts
+    return 2.0 * s.layers * s.active * computed + 2.0 * s.head * int(output.sum()) + 4.0 * s.layers * s.q * contexts
 
 
 def bytes_read(
@@ -106,7 +129,10 @@ def bytes_read(
     its context's keys and values. `steps` is the longest output unless the engine says how many it took: prompts
     computed in pieces and requests that start late add steps, drafts save some. Prefill's reads of the cache,
     activations and all writes are left out. An engine that reads a prefix once for many requests may need less.
+    Raises ValueError with `unread`'s reason.
     """
+    if reason := unread(config):
+        raise ValueError(reason)
     s = _sizes(config)
     prompt, output = np.asarray(prompt_B, np.int64), np.asarray(output_B, np.int64)
     contexts = int((_triangle(prompt + np.maximum(output - 1, 0)) - _triangle(prompt)).sum())

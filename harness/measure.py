@@ -172,20 +172,21 @@ def utilisation(case: Measured, scenario: Scenario) -> tuple[dict[str, float], d
     assert peak is not None
     flops, read, seconds = work(config, case.audit.calls, DTYPE_BYTES[scenario.options.dtype])
     case.facts["peak_rates"] = dataclasses.asdict(peak)
-    return {
-        "mfu": efficiency.mfu(flops, seconds, peak.tflop_s, scenario.gpus),
-        "mbu": efficiency.mbu(read, seconds, peak.gb_s, scenario.gpus),
-    }, {}
+    found = {"mfu": efficiency.mfu(flops, seconds, peak.tflop_s, scenario.gpus)}
+    if reason := efficiency.unread(config):
+        return found, {"mbu": reason}
+    return found | {"mbu": efficiency.mbu(read, seconds, peak.gb_s, scenario.gpus)}, {}
 
 
 def work(
     config: dict[str, Any], calls: Sequence[tuple[Requests, Rollouts]], dtype_bytes: int
 ) -> tuple[float, float, float]:
-    """FLOPs, least bytes read and seconds of all calls."""
+    """FLOPs, least bytes read (none where they are not counted) and seconds of all calls."""
     flops = read = seconds = 0.0
+    counted = not efficiency.unread(config)
     for _, out in calls:
         flops += efficiency.flops(config, out.prompt_B, out.cached_B, out.output_B)
-        read += efficiency.bytes_read(config, out.prompt_B, out.output_B, dtype_bytes)
+        read += efficiency.bytes_read(config, out.prompt_B, out.output_B, dtype_bytes) if counted else 0.0
         seconds += float(out.seconds)
     return flops, read, seconds
 

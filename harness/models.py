@@ -15,42 +15,7 @@ from safetensors.numpy import save_file
 
 from harness.errors import UserError, nearest
 from harness.paths import cache_home
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A causal LM's dimensions, as its `config.json` states them."""
-
-    model_type: str  # llama, qwen2 or qwen3
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    intermediate: int
-    vocab: int
-    tied: bool
-    head_dim: int = 0  # 0: hidden // heads
-    rope_theta: float = 1e6
-    context: int = 32768
-    weights: bool = False  # made here with random weights, else for an engine's dummy weights
-    dtype: str = "bfloat16"
-
-
-def tiny(model_type: str) -> Shape:
-    """About 4 million parameters: enough to behave like a model, small enough for a CPU."""
-    return Shape(model_type, 256, 4, 4, 2, 768, 2048, tied=False, head_dim=64, weights=True, dtype="float32")
-
-
-SHAPES = {
-    "tiny-llama": tiny("llama"),
-    "tiny-qwen2": tiny("qwen2"),
-    "tiny-qwen3": tiny("qwen3"),
-    # Dimensions from the configurations published with the models.
-    "Qwen2.5-0.5B": Shape("qwen2", 896, 24, 14, 2, 4864, 151936, tied=True),
-    "Qwen2.5-7B": Shape("qwen2", 3584, 28, 28, 4, 18944, 152064, tied=False),
-    "Qwen2.5-72B": Shape("qwen2", 8192, 80, 64, 8, 29568, 152064, tied=False),
-}
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+from harness.shapes import SHAPES, Shape, configuration, of_config, tensors
 
 
 @dataclass(frozen=True)
@@ -97,7 +62,7 @@ def vocabulary(name: str) -> int:
 def made(name: str) -> Path:
     """The folder of a shape's model under the cache, made at first use; its name carries a hash of what is in it."""
     shape = SHAPES[name]
-    content = [asdict(shape), _config(shape), _tokenizer(), inspect.getsource(tensors), inspect.getsource(_weights)]
+    content = [asdict(shape), configuration(shape), _tokenizer(), list(tensors(shape)), inspect.getsource(_weights)]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
     folder = cache_home() / "models" / f"{name}-{digest}"
     if not folder.is_dir():
@@ -114,7 +79,7 @@ def made(name: str) -> Path:
 
 def _write(shape: Shape, folder: Path) -> None:
     files = {
-        "config.json": _config(shape),
+        "config.json": configuration(shape),
         "generation_config.json": {"bos_token_id": 256, "eos_token_id": 257},
         "tokenizer.json": _tokenizer(),
         "tokenizer_config.json": {
@@ -130,70 +95,14 @@ def _write(shape: Shape, folder: Path) -> None:
         save_file(dict(_weights(shape, random)), folder / "model.safetensors", {"format": "pt"})
 
 
-def _config(shape: Shape) -> dict[str, object]:
-    return {
-        "architectures": [ARCHITECTURES[shape.model_type]],
-        "model_type": shape.model_type,
-        "hidden_size": shape.hidden,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.head_dim or shape.hidden // shape.heads,
-        "intermediate_size": shape.intermediate,
-        "vocab_size": shape.vocab,
-        "tie_word_embeddings": shape.tied,
-        "rope_theta": shape.rope_theta,
-        "max_position_embeddings": shape.context,
-        "rms_norm_eps": 1e-6,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "bos_token_id": 256,
-        "eos_token_id": 257,
-        "use_sliding_window": False,
-        "torch_dtype": shape.dtype,
-    }
-
-
-def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of a checkpoint's tensors, as Hugging Face has them. What an engine fuses into one parameter
-    (q, k and v; gate and up) stands next to each other, weights before biases."""
-    head = shape.head_dim or shape.hidden // shape.heads
-    q, kv, hidden, inner = shape.heads * head, shape.kv_heads * head, shape.hidden, shape.intermediate
-    yield "model.embed_tokens.weight", (shape.vocab, hidden)
-    for layer in range(shape.layers):
-        at = f"model.layers.{layer}."
-        yield f"{at}input_layernorm.weight", (hidden,)
-        yield f"{at}post_attention_layernorm.weight", (hidden,)
-        for part, out in (("q", q), ("k", kv), ("v", kv)):
-            yield f"{at}self_attn.{part}_proj.weight", (out, hidden)
-        if shape.model_type == "qwen2":
-            for part, out in (("q", q), ("k", kv), ("v", kv)):
-                yield f"{at}self_attn.{part}_proj.bias", (out,)
-        yield f"{at}self_attn.o_proj.weight", (hidden, q)
-        if shape.model_type == "qwen3":
-            yield f"{at}self_attn.q_norm.weight", (head,)
-            yield f"{at}self_attn.k_norm.weight", (head,)
-        yield f"{at}mlp.gate_proj.weight", (inner, hidden)
-        yield f"{at}mlp.up_proj.weight", (inner, hidden)
-        yield f"{at}mlp.down_proj.weight", (hidden, inner)
-    yield "model.norm.weight", (hidden,)
-    if not shape.tied:
-        yield "lm_head.weight", (shape.vocab, hidden)
-
-
 def tensors_of(name: str) -> list[tuple[str, tuple[int, ...]]]:
     """`tensors` of a model of ours or of a folder's configuration. Raises UserError for a model that is neither."""
     if name in SHAPES:
         return list(tensors(SHAPES[name]))
-    found = config(name)
-    if found.get("model_type") not in ARCHITECTURES:
-        raise UserError(f"model {name}: its tensors are not known (model types {', '.join(ARCHITECTURES)})")
-    shape = Shape(
-        found["model_type"], found["hidden_size"], found["num_hidden_layers"], found["num_attention_heads"],
-        found["num_key_value_heads"], found["intermediate_size"], found["vocab_size"],
-        tied=bool(found.get("tie_word_embeddings")), head_dim=found.get("head_dim") or 0,
-    )  # fmt: skip
-    return list(tensors(shape))
+    try:
+        return list(tensors(of_config(config(name))))
+    except ValueError as error:
+        raise UserError(f"model {name}: its tensors are not known: {error}") from None
 
 
 def _weights(shape: Shape, random: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:

@@ -35,6 +35,7 @@ class Options:
     kv_dtype: str = "auto"
     attention: str = "auto"
     sleep: bool = False  # able to give device memory back
+    lora_rank: int = 0  # of an adapter that can be brought in while the engine runs (0: none)
     threads: int = 1  # of each engine process on a CPU
     native: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # engine: its own flags, over all others
 

@@ -15,6 +15,7 @@ from harness.envs import Environment, find
 from harness.inference import Inference
 from harness.rig import Rig
 from harness.scenario import Options, cases, main_job
+from harness.shapes import SHAPES
 from harness.worker.engines import load
 
 CALLS = 1000
@@ -67,7 +68,7 @@ def against_direct(engine: str, gpus: int, launches: int, tell: Tell) -> stats.E
 
 def _in_turn(environment: Environment, case: Inference, tell: Tell) -> Iterator[dict[str, float]]:
     """For each step its output tok/s both ways."""
-    vocab = models.SHAPES[case.model].vocab
+    vocab = SHAPES[case.model].vocab
     with _rig(environment, case.model, case.options, tell) as rig, _direct(rig, case) as direct:
         ways: list[tuple[str, Callable[[int], float]]] = [
             ("through", lambda index: case.step(rig, index)["output_throughput"]),

@@ -39,13 +39,14 @@ class Steps:
     def has_unfinished_requests(self) -> bool:
         return bool(self.left)
 
-    def add_request(self, request_id: str, prompt: Any, sampling: Any, arrival_time: float) -> None:
+    def add_request(self, request_id: str, prompt: Any, sampling: Any, arrival_time: float, **options: Any) -> None:
         self.threads.add(threading.get_ident())
         if prompt == "bad":
             raise Broken("this prompt is too long")
         assert arrival_time <= time.time()
         self.left[request_id] = sampling
         self.events.append(("add", request_id))
+        self.options = options
 
     def step(self) -> list[Any]:
         self.threads.add(threading.get_ident())
@@ -107,6 +108,12 @@ def test_each_request_gets_its_outputs(loop: asyncio.AbstractEventLoop) -> None:
     assert engine.outputs == {}
     assert engine.engine.threads.isdisjoint({threading.get_ident()})
     assert len(engine.engine.threads) == 1
+
+
+def test_a_request_takes_its_options_along(loop: asyncio.AbstractEventLoop) -> None:
+    engine = InProcess(Steps, loop)
+    loop.run_until_complete(tokens(engine.generate("fine", 1, "a", lora_request="mine")))
+    assert engine.engine.options == {"lora_request": "mine"}
 
 
 def test_requests_of_one_moment_come_in_together_in_one_step(loop: asyncio.AbstractEventLoop) -> None:

@@ -130,6 +130,13 @@ def test_a_gpu_without_known_peaks_has_no_utilisation(monkeypatch: pytest.Monkey
     assert missing["mfu"] == "no peak rates known of Unknown 9000"
 
 
+def test_a_mixture_of_experts_has_mfu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "gpu_names", lambda: ("NVIDIA H100 80GB HBM3",))
+    found, missing = measure.utilisation(rig(), replace(CASES["0.5B-16"], model="Qwen3-30B-A3B"))
+    assert found.keys() == {"mfu"}
+    assert missing == {"mbu": "a mixture of experts: which of them a step reads is not known"}
+
+
 def test_work_sums_over_calls() -> None:
     config = {"model_type": "qwen2", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
               "num_key_value_heads": 1, "intermediate_size": 16, "vocab_size": 32}  # fmt: skip

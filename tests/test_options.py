@@ -17,7 +17,7 @@ APART = {"threads", "native", "multiprocessing", "kv_tokens"}  # no row: variabl
 VALUES = {  # of each option with a row: one that is not the default
     "dtype": "float16", "seed": 7, "max_model_len": 1234, "max_running": 17, "chunked_prefill": 999, "graph_batch": 33,
     "eager": True, "prefix_caching": False, "memory_fraction": 0.33, "sleep": True, "kv_dtype": "fp8",
-    "attention": "triton", "tensor_parallel": 2,
+    "attention": "triton", "tensor_parallel": 2, "lora_rank": 16,
 }  # fmt: skip
 
 
@@ -84,6 +84,10 @@ def test_the_defaults_in_each_engines_words(engine: str, device: str, expected: 
         ({"eager": True}, {"enforce_eager": True}, {"disable_cuda_graph": True}),
         ({"prefix_caching": False}, {"enable_prefix_caching": False}, {"disable_radix_cache": True}),
         ({"memory_fraction": 0.5}, {"gpu_memory_utilization": 0.5}, {"mem_fraction_static": 0.5}),
+        ({"lora_rank": 24},
+         {"enable_lora": True, "max_lora_rank": 32, "max_loras": 1, "lora_target_modules": [*table.LORA_TARGETS]},
+         {"enable_lora": True, "max_lora_rank": 24, "max_loras_per_batch": 1,
+          "lora_target_modules": [*table.LORA_TARGETS]}),
         ({"kv_dtype": "fp8"}, {"kv_cache_dtype": "fp8_e4m3"}, {"kv_cache_dtype": "fp8_e4m3"}),
         ({"kv_dtype": "bfloat16"}, {"kv_cache_dtype": "bfloat16"}, {"kv_cache_dtype": "bf16"}),
         ({"attention": "fa3"}, {"attention_backend": "FLASH_ATTN"}, {"attention_backend": "fa3"}),

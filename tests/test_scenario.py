@@ -9,13 +9,14 @@ import pytest
 from benchmarks.long_context import LongContext
 from benchmarks.multi_turn import MultiTurn
 from benchmarks.single_turn import SingleTurn
-from harness import models, scenario
+from harness import scenario
 from harness.errors import UserError
 from harness.inference import Inference
 from harness.metrics import METRICS
 from harness.rig import Rig
 from harness.rollouts import Answer, Requests, Rollouts, gather
 from harness.scenario import Options, Scenario
+from harness.shapes import SHAPES
 from harness.workload import reusable
 
 VOCABULARY = 1000
@@ -74,7 +75,7 @@ def test_every_case_has_room_for_its_requests(case: Scenario) -> None:
 
 @pytest.mark.parametrize("case", ALL.values(), ids=ALL)
 def test_every_case_has_a_model_that_exists_and_a_metric_that_settles(case: Scenario) -> None:
-    assert case.model in models.SHAPES
+    assert case.model in SHAPES
     assert case.steady in METRICS
 
 

@@ -8,8 +8,8 @@ import pytest
 from harness.paths import PROJECT
 
 LEVELS = {  # a module imports only from lower levels, or from its own where that makes no circle
-    0: ("efficiency", "errors", "metrics", "paths", "rollouts", "stats", "wire", "progress"),
-    1: ("machine", "models", "workload", "worker"),
+    0: ("errors", "metrics", "paths", "rollouts", "shapes", "stats", "wire", "progress"),
+    1: ("efficiency", "machine", "models", "workload", "worker"),
     2: ("envs", "record", "client", "sampler"),
     3: ("audit", "link", "commit", "store", "series"),
     4: ("scenario", "rig", "proof", "pending", "plan", "rates", "trace"),

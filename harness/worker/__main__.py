@@ -56,6 +56,9 @@ class Calls:
         empty when it returns."""
         return self.engine.weights(request, flush)
 
+    def adapt(self, path: str) -> None:
+        self.engine.adapt(path)
+
     def sleep(self, level: int, tags: list[str] | None) -> None:
         self.engine.sleep(level, tags)
 

@@ -110,6 +110,7 @@ def sglang_install(model: Any, named_tensors: Any) -> None:
                 lambda: _flush(self),
                 rank,
             )
+            self._rollbench.place = lambda name: _place(runner.lora_manager, name)
         value = self._rollbench.answer(request)
         path = f"{reply}.{rank}"
         scratch = Path(f"{path}.{os.getpid()}")
@@ -123,6 +124,11 @@ def _flush(scheduler: Any) -> None:
     """SGLang's own, without giving the allocator's free memory back to the device."""
     if scheduler.flush_cache(empty_cache=False) is False:
         raise RuntimeError("SGLang did not flush its cache: requests are still running")
+
+
+def _place(manager: Any, name: str) -> None:
+    """Into SGLang's pool of adapters on the device, as the first batch with that adapter would."""
+    manager.fetch_new_loras({number for number, adapter in manager.lora_refs.items() if adapter.lora_name == name})
 
 
 def _read(runner: Any, path: str) -> None:

@@ -16,6 +16,8 @@ ATTENTION = {  # neutral: vLLM's, SGLang's
     "torch-native": ("FLEX_ATTENTION", "torch_native"),
 }
 KV_DTYPE = {"fp8": ("fp8_e4m3", "fp8_e4m3"), "bfloat16": ("bfloat16", "bf16")}
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for; an adapter's may be smaller
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 BLOCK = {"cpu": 128, "cuda": 16}  # tokens in a block of vLLM's cache
 
 
@@ -35,6 +37,15 @@ def _attention(value: str, engine: int) -> Flags:
 
 def _kv_dtype(value: str, engine: int) -> Flags:
     return {"kv_cache_dtype": KV_DTYPE[value][engine]} if value != "auto" else {}
+
+
+def _lora(rank: int, engine: int) -> Flags:
+    """Room for one adapter of the layers' matrices, which all requests go through."""
+    if not rank:
+        return {}
+    room = (next((n for n in LORA_RANKS if n >= rank), rank), rank)[engine]
+    count = ("max_loras", "max_loras_per_batch")[engine]
+    return {"enable_lora": True, "max_lora_rank": room, count: 1, "lora_target_modules": list(LORA_TARGETS)}
 
 
 ROWS = {
@@ -76,6 +87,10 @@ ROWS = {
         lambda v: {"enable_memory_saver": True} if v else {},
         "cuda",
     ),
+    "lora_rank": Row(
+        "of an adapter that can be brought in while the engine runs (0: none)",
+        lambda v: _lora(v, 0), lambda v: _lora(v, 1),
+    ),
     "kv_dtype": Row("of the cache (auto: as the model)", lambda v: _kv_dtype(v, 0), lambda v: _kv_dtype(v, 1)),
     "attention": Row(
         "backend (auto: the engine's choice)", lambda v: _attention(v, 0), lambda v: _attention(v, 1), "cuda"
@@ -87,6 +102,7 @@ EXAMPLES = {
     "eager": True,
     "tensor_parallel": 2,
     "sleep": True,
+    "lora_rank": 16,
     "kv_dtype": "fp8",
     "attention": "fa3",
 }  # values that show what the default does not

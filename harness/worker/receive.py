@@ -19,7 +19,8 @@ class Receiver:
 
     `model()` is its part of the model; `load` gives named tensors to the engine's own loader; `read` has it read a
     checkpoint; `flush` empties the prefix cache where this process can, else it is None. `packs`: why no copies can be
-    recorded from the loader, where that is so.
+    recorded from the loader, where that is so. `place` brings the loaded adapter of a name to the device, where the
+    engine waits with that.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Receiver:
     ) -> None:
         self.model, self.load, self.read, self.flush, self.rank = model, load, read, flush, rank
         self.packs = ""
+        self.place: Callable[[str], Any] = lambda name: None
         self.addresses: list[Request] = []
         self.plan: Any = None
         self.source: Source | None = None
@@ -74,8 +76,6 @@ class Receiver:
     def do_sync(self, how: str, apart: bool = False, flush: bool = False) -> dict[str, float]:
         """Bring the senders' weights in; seconds of it all, fenced on the device. `apart`: seconds of each part too,
         fenced one by one. `flush`: empty the prefix cache while the device copies."""
-        if flush and self.flush is None:
-            raise RuntimeError("this process cannot empty the prefix cache")
         self.fence()
         start, phases = time.perf_counter(), dict[str, float]()
         if self.source is None:
@@ -84,8 +84,7 @@ class Receiver:
             phases = self._apart(self.source, how)
         else:
             self._bring(self.source, how)
-        if flush and self.flush is not None:
-            self.flush()
+        self._empty(flush)
         self.fence()
         return {"worker": time.perf_counter() - start, **phases}
 
@@ -127,6 +126,19 @@ class Receiver:
         """Have the engine read a checkpoint."""
         self.read(path)
         self.fence()
+
+    def do_adapted(self, name: str, flush: bool = False) -> None:
+        """The loaded adapter of that name is on the device when this returns; `flush`: the prefix cache is empty."""
+        self.place(name)
+        self._empty(flush)
+        self.fence()
+
+    def _empty(self, wanted: bool) -> None:
+        """The prefix cache, where that is wanted."""
+        if wanted and self.flush is None:
+            raise RuntimeError("this process cannot empty the prefix cache")
+        if wanted and self.flush is not None:
+            self.flush()
 
     def do_memory(self) -> dict[str, float]:
         """GiB by torch's counters of this process; empty on a CPU, which has none."""

@@ -50,6 +50,10 @@ class Engine(Protocol):
         """Have every process that holds a part of the model answer a request (`harness.worker.receive`), and with
         `flush` forget the prefix cache behind it; their answers by rank."""
 
+    def adapt(self, path: str) -> None:
+        """Load a LoRA adapter from a folder in PEFT's format in place of the last one, on the device when this returns;
+        all later requests go through it, and the prefix cache is empty. Needs the option `lora_rank`."""
+
     def sleep(self, level: int, tags: list[str] | None) -> None:
         """Give device memory back. Raises what the engine says where it cannot."""
 

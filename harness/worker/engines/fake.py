@@ -76,6 +76,9 @@ class Fake:
     def weights(self, request: Options, flush: bool) -> list[Any]:
         raise NotImplementedError("the fake engine holds no weights")
 
+    def adapt(self, path: str) -> None:
+        raise NotImplementedError("the fake engine holds no weights to adapt")
+
     def sleep(self, level: int, tags: list[str] | None) -> None:
         raise NotImplementedError("the fake engine holds no memory of a device")
 

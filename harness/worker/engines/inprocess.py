@@ -36,13 +36,13 @@ class InProcess:
             self.inbox.put((work, done))
         return done
 
-    async def generate(self, prompt: Any, sampling: Any, request_id: str) -> AsyncIterator[Any]:
-        """Outputs of one request, as `AsyncLLM.generate` gives them."""
+    async def generate(self, prompt: Any, sampling: Any, request_id: str, **options: Any) -> AsyncIterator[Any]:
+        """Outputs of one request, as `AsyncLLM.generate` gives them, with `options` such as `lora_request`."""
         if self.error:
             raise self.error
         outputs = self.outputs[request_id] = asyncio.Queue()
         arrived = time.time()
-        self.do(lambda: self.engine.add_request(request_id, prompt, sampling, arrival_time=arrived))
+        self.do(lambda: self.engine.add_request(request_id, prompt, sampling, arrival_time=arrived, **options))
         try:
             while True:
                 output = await outputs.get()

@@ -16,7 +16,7 @@ from harness.worker.engines import Options, Sampling
 DEVICE_FLAGS: dict[str, Options] = {
     # The memory fraction only has to be enough for `kv_tokens`: SGLang would derive one below 0 from the prefill chunk.
     "cpu": {"device": "cpu", "attention_backend": "torch_native", "disable_cuda_graph": True,
-            "mem_fraction_static": 0.5},
+            "lora_backend": "torch_native", "mem_fraction_static": 0.5},
     # The prefill graphs take 80 s to capture, FlashInfer's sampler minutes to compile.
     "cuda": {"disable_prefill_cuda_graph": True, "sampling_backend": "pytorch"},
 }  # fmt: skip
@@ -35,6 +35,8 @@ class SGLang:
         self.engine: Any = None
         self.lost = 0
         self.installed = False
+        self.adapters = 0  # loaded so far
+        self.adapter: str | None = None  # the last one's name
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -91,6 +93,7 @@ class SGLang:
             return_logprob=sampling.logprobs,
             return_prompt_token_ids=True,
             stream=True,
+            lora_path=self.adapter,
         )
         last, stamps = {}, []
         async for last in self.engine.tokenizer_manager.generate_request(request, None):  # noqa: B007, used behind
@@ -116,6 +119,16 @@ class SGLang:
         self.engine.collective_rpc("rollbench", request=asked, reply=str(self.reply))
         return [json.loads(Path(f"{self.reply}.{rank}").read_text()) for rank in range(self.engine.server_args.tp_size)]
 
+    def adapt(self, path: str) -> None:
+        """SGLang brings an adapter to the device with the first batch that needs it: here it must be there before. The
+        prefix cache is keyed by a random id that each load gets."""
+        name, last = f"adapter-{self.adapters}", self.adapter
+        _succeeded(self.engine.load_lora_adapter(name, path))
+        self.adapter, self.adapters = name, self.adapters + 1
+        if last is not None:
+            _succeeded(self.engine.unload_lora_adapter(last))
+        self.weights({"do": "adapted", "name": name}, flush=True)
+
     def sleep(self, level: int, tags: list[str] | None) -> None:
         self.engine.release_memory_occupation(tags)
 
@@ -130,6 +143,11 @@ class SGLang:
     def close(self) -> None:
         if self.engine is not None:
             self.engine.shutdown()
+
+
+def _succeeded(answer: Any) -> None:
+    if not answer.success:
+        raise RuntimeError(f"SGLang refused the adapter: {answer.error_message}")
 
 
 def _answer(chunk: Any, stamps: list[float], streamed: bool) -> Answer:

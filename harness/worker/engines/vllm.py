@@ -23,12 +23,15 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
 }
 
+ADAPTER = 1  # the number of the only adapter
+
 
 class VLLM:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.numbers = itertools.count()
         self.llm: Any = None
+        self.adapter: Options = {}  # what a request says of it
 
     @staticmethod
     def environment(options: Options, device: str) -> dict[str, str]:
@@ -100,7 +103,7 @@ class VLLM:
             output_kind=RequestOutputKind.CUMULATIVE if sampling.stream else RequestOutputKind.FINAL_ONLY,
         )
         sent, last, stamps = time.perf_counter(), None, list[float]()
-        answers = self.llm.generate({"prompt_token_ids": ids}, parameters, str(next(self.numbers)))
+        answers = self.llm.generate({"prompt_token_ids": ids}, parameters, str(next(self.numbers)), **self.adapter)
         async for last in answers:  # noqa: B007, used behind
             stamps.append(time.perf_counter())
         return _answer(last, sent, stamps)
@@ -126,13 +129,28 @@ class VLLM:
         return self.loop.run_until_complete(ask())
 
     def weights(self, request: Options, flush: bool) -> list[Any]:
-        if flush and self.flushes:
-            request, flush = request | {"flush": True}, False
-        reset = [("reset_prefix_cache",)] if flush else []
-        answers, *done = self._ask(("collective_rpc", "rollbench", None, (request,)), *reset)
+        answers, *done = self._ask(*self._inside(request, flush))
         self._flushed(*done)
         found: list[Any] = answers
         return found
+
+    def _inside(self, request: Options, flush: bool) -> list[tuple[Any, ...]]:
+        """Calls for a request to the model's processes, with `flush` one that empties the prefix cache."""
+        if flush and self.flushes:
+            request, flush = request | {"flush": True}, False
+        return [("collective_rpc", "rollbench", None, (request,)), *([("reset_prefix_cache",)] if flush else [])]
+
+    def adapt(self, path: str) -> None:
+        """The prefix cache is keyed by an adapter's name (0.32: and path), so each has a name of its own."""
+        from vllm.lora.request import LoRARequest
+
+        name = f"adapter-{next(self.numbers)}"
+        load = "add_lora", LoRARequest(name, ADAPTER, path, load_inplace=True)
+        loaded, _, *done = self._ask(load, *self._inside({"do": "adapted", "name": name}, flush=True))
+        if not loaded:
+            raise RuntimeError(f"vLLM did not load the adapter in {path}")
+        self._flushed(*done)
+        self.adapter = {"lora_request": LoRARequest(name, ADAPTER, path)}
 
     def sleep(self, level: int, tags: list[str] | None) -> None:
         self._ask(("sleep", level))

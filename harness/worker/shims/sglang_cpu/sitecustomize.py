@@ -1,12 +1,14 @@
-"""A stand-in for torchvision in every process of a launch: any name of it can be imported, none can be called.
+"""In every process of a launch: a stand-in for torchvision, of which any name can be imported and none called, and
+memory that is not page-locked where SGLang's LoRA asks for such.
 
 README.md beside this folder says why.
 """
 
 import importlib.abc
+import importlib.machinery
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from typing import Any
 
@@ -41,4 +43,41 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
+PINNING = ("sglang.srt.lora.layers", "sglang.srt.lora.backend.torch_backend")
+FACTORIES = ("tensor", "zeros")  # with which they ask for it
+
+
+class Unpinned:
+    """torch as those modules see it; torch itself stays as it is."""
+
+    def __getattr__(self, name: str) -> Any:
+        import torch
+
+        found = getattr(torch, name)
+        return unpinned(found) if name in FACTORIES else found
+
+
+def unpinned(factory: Callable[..., Any]) -> Callable[..., Any]:
+    def make(*args: Any, pin_memory: bool = False, **kwargs: Any) -> Any:
+        return factory(*args, **kwargs)
+
+    return make
+
+
+class Unpinner(importlib.abc.MetaPathFinder):
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target) if name in PINNING else None
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                module.torch = Unpinned()
+                module.torch.Tensor.pin_memory = lambda tensor, *_: tensor
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+sys.meta_path.insert(0, Unpinner())
 sys.meta_path.append(Finder())  # last: a real torchvision goes first
