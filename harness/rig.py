@@ -79,7 +79,7 @@ class Rig(ExitStack):
     def variables(self, local: bool) -> dict[str, str]:
         """Environment variables of the launch: nothing asks the network for a model that is here, nothing listens to
         other machines, and CPU threads are counted."""
-        found = {"GLOO_SOCKET_IFNAME": "lo", "TOKENIZERS_PARALLELISM": "false"}
+        found = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "TOKENIZERS_PARALLELISM": "false"}
         if local:
             found |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         if self.environment.device == "cpu":

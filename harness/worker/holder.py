@@ -57,13 +57,15 @@ class Holder:
         self.addresses[transport] = address | {"model": model}
         return self.addresses[transport]
 
-    def send(self, transport: str) -> None:
-        """Send the weights; they are there when this returns."""
-        transports.load(transport).send(self.buffer, self.slots, self.dtype, self.addresses[transport])
+    def send(self, transport: str) -> Any:
+        """Send the weights; they are there when this returns. What the engine needs besides, where it takes them by a
+        way of its own."""
+        payload = transports.load(transport).send(self.buffer, self.slots, self.dtype, self.addresses[transport])
         if self.buffer.is_cuda:
             import torch
 
             torch.cuda.synchronize()
+        return payload
 
     def close(self) -> None:
         del self.buffer

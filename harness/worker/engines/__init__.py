@@ -50,6 +50,9 @@ class Engine(Protocol):
         """Have every process that holds a part of the model answer a request (`harness.worker.receive`), and with
         `flush` forget the prefix cache behind it; their answers by rank."""
 
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """A call of the engine's own front, by its name there, for ways of taking weights that are the engine's."""
+
     def sleep(self, level: int, tags: list[str] | None) -> None:
         """Give device memory back. Raises what the engine says where it cannot."""
 

@@ -76,6 +76,9 @@ class Fake:
     def weights(self, request: Options, flush: bool) -> list[Any]:
         raise NotImplementedError("the fake engine holds no weights")
 
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("the fake engine has no calls of its own")
+
     def sleep(self, level: int, tags: list[str] | None) -> None:
         raise NotImplementedError("the fake engine holds no memory of a device")
 

@@ -115,6 +115,10 @@ class SGLang:
         self.engine.collective_rpc("rollbench", request=request, flush=flush, reply=str(self.reply))
         return [json.loads(self.reply.read_text())]
 
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Of the tokenizer manager, as SGLang's server and its `Engine` make it."""
+        return await getattr(self.engine.tokenizer_manager, name)(*args, **kwargs)
+
     def sleep(self, level: int, tags: list[str] | None) -> None:
         self.engine.release_memory_occupation(tags)
 
