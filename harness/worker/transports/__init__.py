@@ -1,29 +1,33 @@
-"""Ways of weights from a sender to an engine, a module each with both sides.
+"""Ways of weights from senders to an engine, a module each with both sides.
 
 What rollbench's own receiver takes in (`TRANSPORTS`):
 
-- `offer(buffer, slots, dtype, folder)`: the sender's side, once: an address (what JSON can hold) for the receivers;
-- `send(buffer, slots, dtype, address)`: the sender's side at every sync, done on the device when it returns;
-- `opened(address, device)`: the receiver's side, once: a buffer (uint8, one dimension) with the sender's layout, or
-  None where the engine itself reads what was sent;
-- `closed(buffer)`: the receiver's side, when nothing is read from the buffer any more.
+- `offer(buffer, slots, dtype, folder)`: a sender's side, once: an address (what JSON can hold) for the receivers;
+- `send(buffer, slots, dtype, address)`: a sender's side at every sync, done on the device when it returns;
+- `opened(addresses, device, rank)`: the receiver's side, once: a `harness.worker.source.Source` of what all senders
+  offer, or None where the engine itself reads what was sent;
+- `TOGETHER`: whether both sides must be at it at the same time.
 
-What an engine takes in by its own calls (`OWN_WAYS`), made in its front process (`adapter`, an `engines.Engine`):
+The holder adds to each address where the sender stands among the others (`sender`, `senders`, `receivers`), what it
+holds (`pieces`), and the parts in which it sends where it does not offer its buffer as a whole (`buckets`).
 
-- `ENGINE`: whose way it is; `TOGETHER`: whether `send` must run while the engine's `take` does;
-- `offer` as above; `send` too, but it returns a payload for `take` (what JSON can hold, None where nothing is needed);
-- `await join(adapter, address)`: the engine's side, once, behind `offer`; facts;
-- `await take(adapter, address, payload)`: the engine's side at every sync; seconds of its parts, the engine's cache
-  being empty when it returns;
+What an engine takes in by its own calls (`OWN_WAYS`), from one sender that holds whole tensors:
+
+- `ENGINE`: whose way it is; `TOGETHER` as above; `BUCKET`: bytes at once that frameworks give it, where it has buckets;
+- `offer` as above; `meet(buffer, slots, dtype, address)`, where there is one, begins to wait for the engine;
+- `send` as above, but it returns a payload for `take` (what JSON can hold, None where nothing is needed);
+- `await join(adapter, address)`: the engine's side, once, in its front process (`adapter`: an `engines.Engine`); facts;
+- `await take(adapter, address, payload)`: the engine's side at every sync; seconds of its parts, the engine's prefix
+  cache being empty when it returns;
 - `await leave(adapter, address)`: the engine's side, when no more is taken.
 
-All raise RuntimeError with what to do, or with the engine's words.
+They raise RuntimeError with what to do, or with the engine's words.
 """
 
 import importlib
 from typing import Any
 
-TRANSPORTS = ("ipc", "shm", "disk")
+TRANSPORTS = ("ipc", "nccl", "gloo", "shm", "disk")
 OWN_WAYS = (
     "vllm_ipc", "vllm_nccl", "vllm_reload",
     "sglang_tensor", "sglang_bucket", "sglang_distributed", "sglang_disk",

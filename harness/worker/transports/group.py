@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from harness.worker.transports.ipc import identity
+
 HOST = "127.0.0.1"
 TIMEOUT = 300  # seconds that one side waits for the other
-ENGINE_RANKS = 1  # processes of the engine in the group
 
 
 def listening() -> socket.socket:
@@ -51,13 +52,6 @@ def met(made: "Future[Any]", what: str) -> Any:
         raise RuntimeError(f"no group with the engine over {what}: {error}") from error
 
 
-def gpu(device: Any) -> str:
-    """The GPU's identifier; empty for another device. `device` is a torch.device."""
-    import torch
-
-    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""
-
-
 def apart(sender: str, engine: Sequence[str]) -> None:
     """Raises RuntimeError where the sender's GPU is one of the engine's: NCCL refuses two processes on one GPU."""
     if sender and sender in engine:
@@ -70,13 +64,13 @@ def first_gpus(count: int) -> list[str]:
     """Identifiers of the first GPUs that this process sees: those that an engine of as many ranks takes."""
     import torch
 
-    return [gpu(torch.device("cuda", index)) for index in range(min(count, torch.cuda.device_count()))]
+    return [identity(index) for index in range(min(count, torch.cuda.device_count()))]
 
 
-def sized(ranks: int) -> None:
-    """Raises RuntimeError for an engine of another size than the sender's group was made for."""
-    if ranks != ENGINE_RANKS:
-        raise RuntimeError(f"the sender is made for {ENGINE_RANKS} engine process(es), this engine has {ranks}")
+def alone(address: Mapping[str, Any]) -> None:
+    """Raises ValueError for one sender of several: an engine's own ways take whole tensors."""
+    if address["senders"] != 1:
+        raise ValueError("an engine's own ways take whole tensors from one sender, not shards from several")
 
 
 async def within(waiting: Awaitable[Any], who: str) -> Any:

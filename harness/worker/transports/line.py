@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.wire import Closed, Wire
-
-TIMEOUT = 300.0  # seconds that one side waits for the other
+from harness.worker.transports.group import TIMEOUT
 
 
 class Line:
@@ -38,7 +37,7 @@ class Line:
         try:
             return self.wire.receive(time.monotonic() + TIMEOUT)
         except TimeoutError:
-            raise RuntimeError(f"nothing came over the weights' line within {TIMEOUT:g} s") from None
+            raise RuntimeError(f"nothing came over the weights' line within {TIMEOUT} s") from None
         except Closed:
             raise RuntimeError("the other side of the weights' line is gone") from None
 
@@ -67,5 +66,5 @@ class Listener:
             try:
                 self.line = Line(self.socket.accept()[0])
             except TimeoutError:
-                raise RuntimeError(f"the engine did not join the sender's line within {TIMEOUT:g} s") from None
+                raise RuntimeError(f"the engine did not join the sender's line within {TIMEOUT} s") from None
         return self.line

@@ -17,6 +17,7 @@ from harness.worker.transports.shared import read, written
 
 ENGINE = "sglang"
 TOGETHER = True
+BUCKET = BYTES
 FORMAT = "flattened_bucket"
 
 Address = dict[str, Any]
@@ -25,19 +26,21 @@ _lines: dict[str, Line] = {}  # of the engine, by path
 
 
 def offer(buffer: Any, slots: Sequence[Slot], dtype: Any, folder: str) -> Address:
-    """`bucket`: bytes that are copied at once, or those of the largest tensor; who knows better may change it."""
     serialized(())  # imports what sending needs
     path = str(Path(folder, "bucket"))
     _listeners[path] = Listener(Path(path))
-    return {"path": path, "bucket": BYTES}
+    return {"path": path}
 
 
 def send(buffer: Any, slots: Sequence[Slot], dtype: Any, address: Address) -> None:
-    """Returns when the engine has loaded the last bucket. Raises RuntimeError when it stops before."""
+    """Returns when the engine has loaded the last bucket, of `bucket` bytes or one larger tensor. Raises RuntimeError
+    when it stops before."""
+    group.alone(address)
     line = _listeners[address["path"]].connected()
     for part in buckets(slots, address["bucket"]):
         bucket = _flattened(buffer, part, dtype)
-        line.send({"bucket": written(serialized(bucket)), "last": part[-1] == slots[-1]})
+        each = [written(serialized(bucket)) for _ in range(address["receivers"])]
+        line.send({"bucket": each, "last": part[-1] == slots[-1]})
         line.receive()
         del bucket  # the engine has loaded it, and let go of it
         if buffer.is_cuda:
@@ -58,8 +61,6 @@ def _flattened(buffer: Any, slots: Sequence[Slot], dtype: Any) -> dict[str, Any]
 
 
 async def join(adapter: Any, address: Address) -> Address:
-    """Raises RuntimeError for an engine of more ranks than one: the sender serialises for one."""
-    group.sized(adapter.engine.server_args.tp_size)
     _lines[address["path"]] = Line.connect(address["path"])
     return {}
 
@@ -72,7 +73,7 @@ async def take(adapter: Any, address: Address, payload: None) -> dict[str, float
             message = await line.heard()
         last = message["last"]
         with phases.timed("load"):
-            await update_from_tensor(adapter, read(message["bucket"]), FORMAT, flush=last)
+            await update_from_tensor(adapter, [read(each) for each in message["bucket"]], FORMAT, flush=last)
         line.send({"loaded": True})
     return phases
 

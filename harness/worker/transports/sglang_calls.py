@@ -3,6 +3,7 @@
 A request flushes the prefix cache by itself, in the same call, so that its flush has no time of its own.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -29,11 +30,11 @@ def serialized(value: Any) -> bytes:
     return found
 
 
-async def update_from_tensor(adapter: Any, data: bytes, load_format: str | None, flush: bool) -> None:
-    """`update_weights_from_tensor` of what `serialized` made, for the one rank there is."""
+async def update_from_tensor(adapter: Any, each: Sequence[bytes], load_format: str | None, flush: bool) -> None:
+    """`update_weights_from_tensor` of what `serialized` made, once for each rank."""
     from sglang.srt.managers.io_struct import UpdateWeightsFromTensorReqInput
 
     request = UpdateWeightsFromTensorReqInput(
-        serialized_named_tensors=[data], load_format=load_format, flush_cache=flush
+        serialized_named_tensors=list(each), load_format=load_format, flush_cache=flush
     )  # fmt: skip
     await told(adapter, "update_weights_from_tensor", request)

@@ -12,11 +12,13 @@ from typing import Any
 from harness.worker.flat import Slot, views
 from harness.worker.transports import group
 from harness.worker.transports.buckets import BYTES, buckets
+from harness.worker.transports.ipc import identity
 from harness.worker.transports.phases import Phases
 from harness.worker.transports.sglang_calls import told
 
 ENGINE = "sglang"
 TOGETHER = True
+BUCKET = BYTES
 NAME = "weight_update_group"  # SGLang's own default
 
 Address = dict[str, Any]
@@ -24,26 +26,28 @@ _groups: dict[int, "Future[Any]"] = {}  # by port: the process group that the se
 
 
 def offer(buffer: Any, slots: Sequence[Slot], dtype: Any, folder: str) -> Address:
-    """Listens, and starts to wait for the engine. `bucket`: bytes that the engine makes room for at once."""
+    backend, gpu = ("nccl", identity(buffer.device.index)) if buffer.is_cuda else ("gloo", "")
+    return {
+        "host": group.HOST, "backend": backend, "gpu": gpu, "dtype": str(dtype).removeprefix("torch."),
+        "slots": [[slot.name, list(slot.shape), slot.offset, slot.bytes] for slot in slots],
+    }  # fmt: skip
+
+
+def meet(buffer: Any, slots: Sequence[Slot], dtype: Any, address: Address) -> None:
+    """Listens, on a port that it adds to the address. `bucket`: bytes that the engine makes room for at once."""
     from torch.distributed import TCPStore
 
+    group.alone(address)
     listener = group.listening()
-    port = listener.getsockname()[1]
+    port = address["port"] = int(listener.getsockname()[1])
     store = TCPStore(
         group.HOST, port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=group.TIMEOUT),
         master_listen_fd=listener.detach(), use_libuv=False,
     )  # fmt: skip
-    backend, world = "nccl" if buffer.is_cuda else "gloo", group.ENGINE_RANKS + 1
-    _groups[port] = group.meeting(partial(_met, store, backend, world, buffer.device))
-    return {
-        "host": group.HOST, "port": port, "world": world, "backend": backend, "gpu": group.gpu(buffer.device),
-        "bucket": BYTES, "dtype": str(dtype).removeprefix("torch."), "slots": [
-            [slot.name, list(slot.shape), slot.offset, slot.bytes] for slot in slots
-        ],
-    }  # fmt: skip
+    _groups[port] = group.meeting(partial(_met, store, address, buffer.device))
 
 
-def _met(store: Any, backend: str, world: int, device: Any) -> Any:
+def _met(store: Any, address: Address, device: Any) -> Any:
     """The process group, as SGLang makes its side of it; its store is given, since torch's own would listen on every
     interface."""
     import torch
@@ -53,8 +57,8 @@ def _met(store: Any, backend: str, world: int, device: Any) -> Any:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return init_custom_process_group(
-        backend=backend, store=PrefixStore(NAME, store), world_size=world, rank=0, group_name=NAME,
-        timeout=timedelta(seconds=group.TIMEOUT),
+        backend=address["backend"], store=PrefixStore(NAME, store), world_size=1 + address["receivers"], rank=0,
+        group_name=NAME, timeout=timedelta(seconds=group.TIMEOUT),
     )  # fmt: skip
 
 
@@ -73,12 +77,10 @@ async def join(adapter: Any, address: Address) -> Address:
     """Raises RuntimeError where the engine shares the sender's GPU, or does not join."""
     from sglang.srt.managers.io_struct import InitWeightsUpdateGroupReqInput
 
-    ranks = adapter.engine.server_args.tp_size
-    group.sized(ranks)
-    group.apart(address["gpu"], group.first_gpus(ranks))
+    group.apart(address["gpu"], group.first_gpus(adapter.engine.server_args.tp_size))
     request = InitWeightsUpdateGroupReqInput(
-        master_address=address["host"], master_port=address["port"], rank_offset=1, world_size=address["world"],
-        group_name=NAME, backend=address["backend"],
+        master_address=address["host"], master_port=address["port"], rank_offset=1,
+        world_size=1 + address["receivers"], group_name=NAME, backend=address["backend"],
     )  # fmt: skip
     await group.within(told(adapter, "init_weights_update_group", request), "SGLang's processes")
     return {"backend": address["backend"]}

@@ -24,21 +24,22 @@ def offer(buffer: Any, slots: Sequence[Slot], dtype: Any, folder: str) -> Addres
     return {}
 
 
-def send(buffer: Any, slots: Sequence[Slot], dtype: Any, address: Address) -> str:
-    """SGLang's serialised handles."""
-    return written(serialized(list(views(alias(buffer), slots, dtype))))
+def send(buffer: Any, slots: Sequence[Slot], dtype: Any, address: Address) -> list[str]:
+    """SGLang's serialised handles, once for each rank of the engine, since each gives them back."""
+    group.alone(address)
+    shared = alias(buffer)
+    return [written(serialized(list(views(shared, slots, dtype)))) for _ in range(address["receivers"])]
 
 
 async def join(adapter: Any, address: Address) -> Address:
-    """Raises RuntimeError for an engine of more ranks than one: the sender serialises for one."""
-    group.sized(adapter.engine.server_args.tp_size)
+    """Nothing is opened once for all."""
     return {}
 
 
-async def take(adapter: Any, address: Address, payload: str) -> dict[str, float]:
+async def take(adapter: Any, address: Address, payload: list[str]) -> dict[str, float]:
     phases = Phases()
     with phases.timed("load"):
-        await update_from_tensor(adapter, read(payload), None, flush=True)
+        await update_from_tensor(adapter, [read(each) for each in payload], None, flush=True)
     return phases
 
 

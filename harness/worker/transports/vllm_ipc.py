@@ -11,7 +11,8 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.worker.flat import Slot, views
-from harness.worker.transports import ray_stand_in
+from harness.worker.transports import group, ray_stand_in
+from harness.worker.transports.ipc import identity
 from harness.worker.transports.shared import alias, written
 from harness.worker.transports.vllm_calls import Client, Told, require, rpc, shut_down, source, update
 
@@ -27,13 +28,14 @@ def offer(buffer: Any, slots: Sequence[Slot], dtype: Any, folder: str) -> Told:
     ray_stand_in.install_where_missing()
     from vllm.distributed.weight_transfer import ipc_engine
 
-    return {"stateful": hasattr(ipc_engine, "IPCTrainerWeightTransferEngine")}
+    return {"stateful": hasattr(ipc_engine, "IPCTrainerWeightTransferEngine"), "gpu": identity(buffer.device.index)}
 
 
 def send(buffer: Any, slots: Sequence[Slot], dtype: Any, address: Told) -> Told:
     """What `update_weights` is to be told."""
     import torch
 
+    group.alone(address)
     client, shared = Client(), alias(buffer)
     with torch.cuda.device(buffer.device):
         (_send if address["stateful"] else _send_before_28)(client, shared, slots, dtype)
@@ -59,8 +61,13 @@ def _send_before_28(client: Client, buffer: Any, slots: Sequence[Slot], dtype: A
 
 
 async def join(adapter: Any, address: Told) -> Told:
-    """Facts. Raises RuntimeError where the engine was not started for it."""
+    """Raises RuntimeError where the engine was not started for it, or has a GPU that the sender is not on."""
     require(adapter, BACKEND)
+    if (gpus := group.first_gpus(adapter.config.parallel_config.world_size)) != [address["gpu"]]:
+        raise RuntimeError(
+            f"vLLM's IPC wants all weights on each of the engine's GPUs ({', '.join(gpus)}), "
+            f"the sender has them on {address['gpu']} alone"
+        )
     await rpc(adapter, "init_weight_transfer_engine", init_info={})
     return {"ray": "an empty stand-in, for the import alone"} if ray_stand_in.installed() else {}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.worker.flat import Slot, views
 from harness.worker.transports import group
+from harness.worker.transports.ipc import identity
 from harness.worker.transports.vllm_calls import Client, Told, require, rpc, shut_down, source, update
 
 ENGINE = "vllm"
@@ -22,18 +23,20 @@ _groups: dict[int, "Future[Any]"] = {}  # by port: what the sender made with the
 
 
 def offer(buffer: Any, slots: Sequence[Slot], dtype: Any, folder: str) -> Told:
-    """Starts to wait for the engine. Raises RuntimeError for weights that lie on no GPU."""
+    """Raises RuntimeError for weights that lie on no GPU."""
     if not buffer.is_cuda:
         raise RuntimeError("NCCL needs the weights on a GPU, another than the engine's")
     name = str(dtype).removeprefix("torch.")
-    port = group.free_port()
-    address = {
-        "host": group.HOST, "port": port, "world": group.ENGINE_RANKS + 1, "gpu": group.gpu(buffer.device),
+    return {
+        "host": group.HOST, "port": group.free_port(), "gpu": identity(buffer.device.index),
         "names": [slot.name for slot in slots], "shapes": [list(slot.shape) for slot in slots],
         "dtype_names": [name for _ in slots],
     }  # fmt: skip
-    _groups[port] = group.meeting(partial(_met, buffer, slots, dtype, address))
-    return address
+
+
+def meet(buffer: Any, slots: Sequence[Slot], dtype: Any, address: Told) -> None:
+    group.alone(address)
+    _groups[address["port"]] = group.meeting(partial(_met, buffer, slots, dtype, address))
 
 
 def _met(buffer: Any, slots: Sequence[Slot], dtype: Any, address: Told) -> Any:
@@ -42,7 +45,7 @@ def _met(buffer: Any, slots: Sequence[Slot], dtype: Any, address: Told) -> Any:
     from vllm.distributed.weight_transfer import nccl_engine
 
     torch.cuda.set_device(buffer.device)
-    there = {"master_address": address["host"], "master_port": address["port"], "world_size": address["world"]}
+    there = {"master_address": address["host"], "master_port": address["port"], "world_size": 1 + address["receivers"]}
     if hasattr(nccl_engine, "NCCLTrainerWeightTransferEngine"):
         from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 
@@ -69,12 +72,10 @@ async def join(adapter: Any, address: Told) -> Told:
     from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitInfo
 
     require(adapter, BACKEND)
-    ranks = adapter.config.parallel_config.world_size
-    group.sized(ranks)
-    group.apart(address["gpu"], group.first_gpus(ranks))
+    group.apart(address["gpu"], group.first_gpus(adapter.config.parallel_config.world_size))
     told = {
         "master_address": address["host"], "master_port": address["port"], "rank_offset": 1,
-        "world_size": address["world"], **PACKED,
+        "world_size": 1 + address["receivers"], **PACKED,
     }  # fmt: skip
     known = {field.name for field in fields(NCCLWeightTransferInitInfo)}  # before 0.28 `packed` comes with each update
     init = {name: value for name, value in told.items() if name in known}
