@@ -35,9 +35,9 @@ def offer(buffer: Any, slots: Sequence[Slot], dtype: Any, folder: str) -> Addres
 
 def meet(buffer: Any, slots: Sequence[Slot], dtype: Any, address: Address) -> None:
     """Listens, on a port that it adds to the address. `bucket`: bytes that the engine makes room for at once."""
+    group.alone(address)
     from torch.distributed import TCPStore
 
-    group.alone(address)
     listener = group.listening()
     port = address["port"] = int(listener.getsockname()[1])
     store = TCPStore(
