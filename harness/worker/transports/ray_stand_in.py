@@ -1,6 +1,6 @@
 """An empty `ray` where there is none, for an import alone.
 
-vLLM before 0.28 imports ray at the top of its IPC engine, for one of its three ways of sending handles, which is not
+vLLM 0.26 imports ray at the top of its IPC engine, for one of its three ways of sending handles, which is not
 the one that is used here; its workers never use it. Nothing else of vLLM takes an empty package for ray: each asks for
 a part of it and catches what follows.
 """
