@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.rollouts import Layout, Requests
 from harness.wire import Closed, Message, Wire
+from harness.worker import transports
 from harness.worker.engines import Options, Sampling, load
 from harness.worker.play import play
 
@@ -58,6 +59,22 @@ class Calls:
 
     def adapt(self, path: str) -> None:
         self.engine.adapt(path)
+
+    def join(self, transport: str, address: dict[str, Any]) -> dict[str, Any]:
+        """Open an engine's own way of taking weights (`transports.OWN_WAYS`) to what a sender offers; facts."""
+        facts: dict[str, Any] = self._own(transport, "join", address)
+        return facts
+
+    def take(self, transport: str, address: dict[str, Any], payload: Any = None) -> dict[str, float]:
+        """Take what the sender sent, and forget the prefix cache; seconds of the parts."""
+        seconds: dict[str, float] = self._own(transport, "take", address, payload)
+        return seconds
+
+    def leave(self, transport: str, address: dict[str, Any]) -> None:
+        self._own(transport, "leave", address)
+
+    def _own(self, transport: str, call: str, *args: Any) -> Any:
+        return self.engine.loop.run_until_complete(getattr(transports.load(transport), call)(self.engine, *args))
 
     def sleep(self, level: int, tags: list[str] | None) -> None:
         self.engine.sleep(level, tags)

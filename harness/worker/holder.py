@@ -81,16 +81,20 @@ class Holder:
     ) -> dict[str, Any]:
         """Address of the weights for the receivers, over that transport. `model`: a folder with its configuration;
         `bucket`: bytes that a transport sends at once."""
-        address = transports.load(transport).offer(self.buffer, self.slots, self.dtype, folder)
-        self.addresses[transport] = address | {
+        module = transports.load(transport)
+        address: dict[str, Any] = module.offer(self.buffer, self.slots, self.dtype, folder) | {
             "model": model,
             "sender": self.rank,
             "senders": self.ranks,
             "receivers": receivers,
             "pieces": [[piece.flat, piece.bytes, piece.local, piece.row] for piece in self.pieces],
             "buckets": buckets(self.pieces, bucket),
+            "bucket": bucket,
         }
-        return self.addresses[transport]
+        if hasattr(module, "meet"):
+            module.meet(self.buffer, self.slots, self.dtype, address)
+        self.addresses[transport] = address
+        return address
 
     def send(self, transport: str) -> Any:
         """Send the weights; they are there when this returns, what it returns is for the engine."""

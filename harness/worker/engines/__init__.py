@@ -54,6 +54,9 @@ class Engine(Protocol):
         """Load a LoRA adapter from a folder in PEFT's format in place of the last one, on the device when this returns;
         all later requests go through it, and the prefix cache is empty. Needs the option `lora_rank`."""
 
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """A call of the engine's own front, by its name there, for ways of taking weights that are the engine's."""
+
     def sleep(self, level: int, tags: list[str] | None) -> None:
         """Give device memory back. Raises what the engine says where it cannot."""
 

@@ -79,6 +79,9 @@ class Fake:
     def adapt(self, path: str) -> None:
         raise NotImplementedError("the fake engine holds no weights to adapt")
 
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("the fake engine has no calls of its own")
+
     def sleep(self, level: int, tags: list[str] | None) -> None:
         raise NotImplementedError("the fake engine holds no memory of a device")
 

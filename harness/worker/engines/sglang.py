@@ -129,6 +129,10 @@ class SGLang:
             _succeeded(self.engine.unload_lora_adapter(last))
         self.weights({"do": "adapted", "name": name}, flush=True)
 
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Of the tokenizer manager, as SGLang's server and its `Engine` make it."""
+        return await getattr(self.engine.tokenizer_manager, name)(*args, **kwargs)
+
     def sleep(self, level: int, tags: list[str] | None) -> None:
         self.engine.release_memory_occupation(tags)
 

@@ -11,6 +11,7 @@ from harness.rollouts import Answer
 from harness.worker import options as equivalent
 from harness.worker.engines import Options, Sampling
 from harness.worker.engines.inprocess import InProcess
+from harness.worker.transports import ray_stand_in
 
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -21,6 +22,9 @@ ENVIRONMENT = {
     # CPU lane: threads are counted by OMP_NUM_THREADS and left to the scheduler, as SGLang's are.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+}
+BACKENDS = {  # of vLLM's own weight transfer: what it needs besides
+    "ipc": {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"},  # handles come pickled, from the sender of the same launch
 }
 
 ADAPTER = 1  # the number of the only adapter
@@ -35,7 +39,8 @@ class VLLM:
 
     @staticmethod
     def environment(options: Options, device: str) -> dict[str, str]:
-        return ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": str(int(options["multiprocessing"]))}
+        own = BACKENDS.get(_backend(options), {})
+        return ENVIRONMENT | own | {"VLLM_ENABLE_V1_MULTIPROCESSING": str(int(options["multiprocessing"]))}
 
     @staticmethod
     def flags(load_format: str, options: Options, device: str) -> Options:
@@ -50,6 +55,8 @@ class VLLM:
 
     def start(self, model: str, load_format: str, options: Options, device: str) -> Options:
         os.environ.update(self.environment(options, device))
+        if _backend(options) == "ipc":
+            ray_stand_in.install_where_missing()
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -64,12 +71,12 @@ class VLLM:
                 return AsyncLLM.from_engine_args(arguments)
 
             self.llm = self.loop.run_until_complete(make())
-            config = self.llm.vllm_config
+            self.config = self.llm.vllm_config
         else:
             self.llm = InProcess(lambda: LLMEngine.from_engine_args(arguments), self.loop)
-            config = self.llm.engine.vllm_config
+            self.config = self.llm.engine.vllm_config
         ((attention, *_),) = self._ask(("collective_rpc", "rollbench_attention"))
-        resolved = self._resolved(flags, config)
+        resolved = self._resolved(flags, self.config)
         resolved |= attention
         return resolved
 
@@ -118,19 +125,23 @@ class VLLM:
         found: dict[str, float] = self.weights({"do": "memory"}, flush=False)[0]
         return found
 
+    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Of `AsyncLLM`, or of the same name of the engine in this process."""
+        if self.apart:
+            return await getattr(self.llm, name)(*args, **kwargs)
+        return await asyncio.wrap_future(self.llm.do(partial(getattr(self.llm.engine, name), *args, **kwargs)))
+
     def _ask(self, *calls: tuple[Any, ...]) -> list[Any]:
-        """Call methods of the engine by name, one behind the other without waiting in between; what they return."""
-        if not self.apart:
-            return [self.llm.do(partial(getattr(self.llm.engine, name), *args)).result() for name, *args in calls]
+        """Make calls one behind the other without waiting in between; what they return."""
 
         async def ask() -> list[Any]:
-            return await asyncio.gather(*(getattr(self.llm, name)(*args) for name, *args in calls))
+            return await asyncio.gather(*(self.call(name, *args) for name, *args in calls))
 
         return self.loop.run_until_complete(ask())
 
     def weights(self, request: Options, flush: bool) -> list[Any]:
         answers, *done = self._ask(*self._inside(request, flush))
-        self._flushed(*done)
+        self.flushed(*done)
         found: list[Any] = answers
         return found
 
@@ -149,7 +160,7 @@ class VLLM:
         loaded, _, *done = self._ask(load, *self._inside({"do": "adapted", "name": name}, flush=True))
         if not loaded:
             raise RuntimeError(f"vLLM did not load the adapter in {path}")
-        self._flushed(*done)
+        self.flushed(*done)
         self.adapter = {"lora_request": LoRARequest(name, ADAPTER, path)}
 
     def sleep(self, level: int, tags: list[str] | None) -> None:
@@ -159,10 +170,11 @@ class VLLM:
         self._ask(("wake_up", tags))
 
     def flush(self) -> None:
-        self._flushed(*self._ask(("reset_prefix_cache",)))
+        self.flushed(*self._ask(("reset_prefix_cache",)))
 
     @staticmethod
-    def _flushed(done: bool = True) -> None:
+    def flushed(done: bool = True) -> None:
+        """Raises RuntimeError for the answer of a `reset_prefix_cache` that refused."""
         if not done:
             raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
 
@@ -171,6 +183,11 @@ class VLLM:
             self.llm.shutdown()
         elif self.llm is not None:
             self.llm.do(self.llm.engine.engine_core.shutdown).result()
+
+
+def _backend(options: Options) -> str:
+    """Of vLLM's own weight transfer; empty without."""
+    return str(options["native"].get("weight_transfer_config", {}).get("backend", ""))
 
 
 def _answer(output: Any, sent: float, stamps: list[float]) -> Answer:

@@ -1,0 +1,1 @@
+"""An empty stand-in for ray: see README.md two folders up."""
