@@ -8,7 +8,7 @@ from typing import Any
 
 from harness import efficiency, machine, models, rates, stats, store
 from harness.record import Certificate, Launch
-from harness.rig import GIB, Rig
+from harness.rig import GIB, MIB_A_GIB, Rig
 from harness.rollouts import Requests, Rollouts
 from harness.scenario import Scenario
 from harness.series import Window, gpu_certificate, load_certificate
@@ -17,7 +17,6 @@ WARM = 1_000_000  # the index of the first warm-up step: however many there are,
 WARM_UP_AT_MOST = 4  # times the steps that a scenario wants at least
 DRIFT, DRIFT_P = 0.10, 0.01  # the change over the measured steps that is too large, when its slope is no accident
 TELLING = 5  # steps from which a trend can be told from noise
-MIB_A_GIB = 1024
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 Tell = Callable[[str], None]
@@ -35,13 +34,14 @@ def measure(rig: Rig, scenario: Scenario, launch: Launch, tell: Tell) -> None:
         for metric, sample in scenario.step(rig, step).items():
             samples.setdefault(metric, []).append(sample)
     ended, memory = time.monotonic(), rig.engine_memory()
-    more_certificates = scenario.finish(rig)
+    more_certificates, more_figures = scenario.finish(rig), scenario.once(rig)
     tell("waiting for it to end")
     clean, series = rig.shut_down(), rig.series()
     window, life = series.window(begun, ended), series.window(rig.began, time.monotonic())
     tails, missing = rig.audit.tails()
     more, reasons = launch_figures(rig, scenario, window, life)
-    samples |= {name: [value] for name, value in (tails | more | {"startup": rig.startup}).items()}
+    once = tails | more | more_figures | {"startup": rig.startup}
+    samples |= {name: [value] for name, value in once.items()}
     certificates = rig.audit.certificates()
     store.write(rig.log.with_suffix(".requests.json"), json.dumps(rig.audit.table()) + "\n")
     launch.certificates = {

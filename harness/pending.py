@@ -70,6 +70,11 @@ class Pending:
             if part := self.load(engine, order):
                 yield part
 
+    def missing(self, environments: Sequence[Environment], launches: int) -> int:
+        """How many of so many launches an engine have no figures; none is missed of one that cannot do this at all."""
+        able = [e for e in environments if not any(part.launch.unsupported for part in self.parts(e.engine))]
+        return launches * len(able) - self.good(able)
+
     def good(self, environments: Sequence[Environment]) -> int:
         """How many launches of these engines have ended well."""
         return sum(part.launch.error is None for e in environments for part in self.parts(e.engine))

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import commit, machine, models, rates, store
+from harness import commit, envs, machine, models, rates, store
 from harness.envs import Environment
 from harness.errors import LaunchFailed, UserError
 from harness.measure import measure
@@ -19,6 +19,7 @@ from harness.plan import Key, Plan, spoken
 from harness.record import Launch, Record
 from harness.rig import Rig, log_path
 from harness.scenario import Scenario
+from harness.worker.__main__ import VERSIONED
 
 Tell = Callable[[str], None]
 
@@ -78,7 +79,7 @@ class Run:
                 del self.ahead[: len(self.schedule())]
                 self.report("its records are there from the interrupted run")
             written += pending.records or []
-            missing += len(self.schedule()) - pending.good(self.environments)
+            missing += pending.missing(self.environments, self.launches)
         for pending in self.pendings:
             pending.remove()
         return written, missing
@@ -89,18 +90,20 @@ class Run:
         return sum(pending.good(self.environments) for pending in self.pendings)
 
     def _measure_case(self, name: str, scenario: Scenario, pending: Pending) -> None:
-        slots, broken = self.schedule(), set[str]()
+        slots, broken = self.schedule(), dict[str, str]()
         for slot in slots:
             engine = self.ahead.pop(0)[1]
             if engine in broken:
-                self.report(f"launch {slot.order} of {len(slots)}: {engine} skipped, it could not be started before")
-            elif _usable(pending, slots, slot):
+                self.report(f"launch {slot.order} of {len(slots)}: {engine} skipped, {broken[engine]}")
+                continue
+            if _usable(pending, slots, slot):
                 self.report(f"launch {slot.order} of {len(slots)}: {engine} is there from the interrupted run")
+                part = pending.load(engine, slot.order)
             else:
                 part = self._launch(name, scenario, slot, len(slots))
                 pending.save(engine, part)
-                if part.launch.error and not part.flags:
-                    broken.add(engine)
+            if part and (why := _hopeless(part)):
+                broken[engine] = why
 
     def _save_records(self, name: str, scenario: Scenario, pending: Pending) -> list[Path]:
         """A record for each engine that has a good launch; the failed ones stand in it too."""
@@ -128,18 +131,21 @@ class Run:
             try:
                 measure(rig, scenario, launch, tell)
             except LaunchFailed as error:
-                launch.error = str(error)
-                self.report(f"launch {slot.order} of {of} failed: {error}")
+                launch.unsupported = scenario.refusal(f"{error}\n{_read(log)}")
+                launch.error = None if launch.unsupported else str(error)
+                how = f": {engine}: not supported: {launch.unsupported}" if launch.unsupported else f" failed: {error}"
+                self.report(f"launch {slot.order} of {of}{how}")
         if slot.environment.device == "cuda":
             launch.facts["measured_rates"] = self._rates(slot.environment)
         launch.ended = datetime.now(UTC)
         launch.machine_state = {"before": before, "after": machine.state()}
-        if launch.error is None:
+        if launch.error is None and launch.unsupported is None:
             seconds = (launch.ended - started).total_seconds()
             self.plan.took((name, engine), seconds)
             self.report(f"launch {slot.order} of {of}: {engine} took {seconds:.0f} s{_red(launch)}")
         kept = str(log.relative_to(self.root / ".work" / "logs"))
-        return Part(launch=launch, flags=rig.flags, versions=rig.versions, log=kept)
+        versions = rig.versions or (_versions(slot.environment) if launch.unsupported else {})
+        return Part(launch=launch, flags=rig.flags, versions=versions, log=kept)
 
     def _rates(self, environment: Environment) -> Any:
         """What a copy and a matrix product reach on these GPUs, measured once a boot while no engine runs."""
@@ -156,6 +162,24 @@ class Run:
             "commit": (commit.current().id, commit.changes()),
             "machine": machine.fingerprint().same_kind(),
         }
+
+
+def _hopeless(part: Part) -> str:
+    """Why the engine need not be started again for this case; empty where it may."""
+    if part.launch.unsupported:
+        return "it cannot do this"
+    return "it could not be started before" if part.launch.error and not part.flags else ""
+
+
+def _versions(environment: Environment) -> dict[str, str]:
+    """Of an engine that refused before it could say its own."""
+    found = dict(line.split("==", 1) for line in envs.installed(environment.python).splitlines())
+    shims = {"shims": environment.shims} if environment.shims else {}
+    return {name: found[name] for name in VERSIONED if name in found} | shims
+
+
+def _read(log: Path) -> str:
+    return log.read_text(errors="replace") if log.is_file() else ""
 
 
 def _red(launch: Launch) -> str:
