@@ -56,11 +56,11 @@ class Calls:
         empty when it returns."""
         return self.engine.weights(request, flush)
 
-    def sleep(self, level: int, tags: list[str] | None) -> None:
-        self.engine.sleep(level, tags)
+    def sleep(self, released: dict[str, str]) -> None:
+        self.engine.sleep(released)
 
-    def wake(self, tags: list[str] | None) -> None:
-        self.engine.wake(tags)
+    def wake(self, parts: list[str]) -> None:
+        self.engine.wake(parts)
 
     def flush(self) -> None:
         self.engine.flush()

@@ -33,6 +33,11 @@ def _attention(value: str, engine: int) -> Flags:
     return {"attention_backend": ATTENTION[value][engine]} if value != "auto" else {}
 
 
+def _sleep(value: bool | str) -> Flags:
+    backup = {"enable_weights_cpu_backup": True} if value == "backed_up" else {}
+    return {"enable_memory_saver": True, **backup} if value else {}
+
+
 def _kv_dtype(value: str, engine: int) -> Flags:
     return {"kv_cache_dtype": KV_DTYPE[value][engine]} if value != "auto" else {}
 
@@ -67,10 +72,8 @@ ROWS = {
         lambda v: {"gpu_memory_utilization": v}, lambda v: {"mem_fraction_static": v}, "cuda",
     ),
     "sleep": Row(
-        "able to give device memory back",
-        lambda v: {"enable_sleep_mode": True} if v else {},
-        lambda v: {"enable_memory_saver": True} if v else {},
-        "cuda",
+        "able to give device memory back; backed_up: its weights kept on the host, which vLLM decides at each sleep",
+        lambda v: {"enable_sleep_mode": True} if v else {}, _sleep,
     ),
     "kv_dtype": Row("of the cache (auto: as the model)", lambda v: _kv_dtype(v, 0), lambda v: _kv_dtype(v, 1)),
     "attention": Row(
@@ -81,7 +84,7 @@ ROWS = {
 
 EXAMPLES = {
     "eager": True,
-    "sleep": True,
+    "sleep": "backed_up",
     "kv_dtype": "fp8",
     "attention": "fa3",
 }  # values that show what the default does not

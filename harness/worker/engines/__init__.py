@@ -50,11 +50,13 @@ class Engine(Protocol):
         """Have every process that holds a part of the model answer a request (`harness.worker.receive`), and with
         `flush` forget the prefix cache behind it; their answers by rank."""
 
-    def sleep(self, level: int, tags: list[str] | None) -> None:
-        """Give device memory back. Raises what the engine says where it cannot."""
+    def sleep(self, released: dict[str, str]) -> None:
+        """Give the device memory of these parts back and answer nothing until woken: `weights` (backed_up or
+        discarded), `kv_cache` (discarded), `cuda_graphs` (released); no part at all pauses. No request may be running.
+        Raises what the engine says where it cannot."""
 
-    def wake(self, tags: list[str] | None) -> None:
-        """Take the device memory again; all of it without tags."""
+    def wake(self, parts: list[str]) -> None:
+        """Take the device memory of these parts again, none behind a pause; go on once all are there."""
 
     def flush(self) -> None:
         """Forget the prefix cache. Raises RuntimeError when the engine refuses."""
