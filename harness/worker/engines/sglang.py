@@ -26,7 +26,7 @@ RESOLVED = (  # flags that SGLang may set itself and that bear on a result
     "page_size", "kv_cache_dtype", "schedule_policy", "disable_overlap_schedule", "tp_size", "cuda_graph_bs_decode",
     "disable_cuda_graph", "disable_prefill_cuda_graph", "disable_radix_cache", "quantization",
 )  # fmt: skip
-INSTALL = "harness.worker.receive.sglang_install"
+INSTALL = "harness.worker.inside.sglang_install"
 TAGS = {"weights": "weights", "kv_cache": "kv_cache", "cuda_graphs": "cuda_graph"}  # of memory that is released
 STREAM_INTERVAL = 1 << 20  # tokens between two outputs of a request: the first, then only the last
 
@@ -113,8 +113,9 @@ class SGLang:
             self.engine.update_weights_from_tensor([("rollbench", torch.zeros(1))], INSTALL, flush_cache=False)
             self.reply = Path(tempfile.mkdtemp(dir=Path.cwd())) / "reply"
             self.installed = True
-        self.engine.collective_rpc("rollbench", request=request, flush=flush, reply=str(self.reply))
-        return [json.loads(self.reply.read_text())]
+        asked = request | {"flush": True} if flush else request
+        self.engine.collective_rpc("rollbench", request=asked, reply=str(self.reply))
+        return [json.loads(Path(f"{self.reply}.{rank}").read_text()) for rank in range(self.engine.server_args.tp_size)]
 
     def sleep(self, released: dict[str, str]) -> None:
         """Whether weights are backed up was said at the start. An empty list of tags would mean all of them."""
