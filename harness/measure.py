@@ -11,7 +11,7 @@ from typing import Any
 from harness import efficiency, machine, models, rates, stats, store
 from harness.audit import Audit
 from harness.record import Certificate, Launch
-from harness.rig import GIB, Rig
+from harness.rig import GIB, MIB_A_GIB, Rig
 from harness.rollouts import Requests, Rollouts
 from harness.scenario import Scenario
 from harness.series import Series, Window, gpu_certificate, load_certificate
@@ -20,7 +20,6 @@ WARM = 1_000_000  # the index of the first warm-up step: however many there are,
 WARM_UP_AT_MOST = 4  # times the steps that a scenario wants at least
 DRIFT, DRIFT_P = 0.10, 0.01  # the change over the measured steps that is too large, when its slope is no accident
 TELLING = 5  # steps from which a trend can be told from noise
-MIB_A_GIB = 1024
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 Tell = Callable[[str], None]
@@ -45,6 +44,7 @@ class Measured:
     warm: list[float] = field(default_factory=list)
     samples: Samples = field(default_factory=dict)
     certificates: dict[str, Certificate] = field(default_factory=dict)  # that the scenario itself gives
+    once: dict[str, float] = field(default_factory=dict)  # figures that it gives with one sample a launch
     audit: Audit = field(default_factory=Audit)
     facts: dict[str, Any] = field(default_factory=dict)
     memory: dict[str, float] = field(default_factory=dict)
@@ -69,7 +69,7 @@ def measure(rig: Rig, case: Measured, tell: Tell) -> None:
         for metric, sample in scenario.step(rig, step).items():
             samples.setdefault(metric, []).append(sample)
     case.ended, case.memory = time.monotonic(), rig.engine_memory()
-    case.certificates = scenario.finish(rig)
+    case.certificates, case.once = scenario.finish(rig), scenario.once(rig)
     rig.unlink()
     case.launch.age_s, case.samples = age, samples
     case.audit, case.facts, case.baseline_mib, case.startup = rig.audit, rig.facts, rig.baseline_mib, rig.startup
@@ -83,7 +83,8 @@ def fill(case: Measured, series: Series, began: float, clean: Certificate) -> No
     own = series.window(case.opened, case.ended) if case.shared else whole
     tails, missing = case.audit.tails()
     more, reasons = launch_figures(case, scenario, window, own)
-    samples = case.samples | {name: [value] for name, value in (tails | more | {"startup": case.startup}).items()}
+    once = tails | more | case.once | {"startup": case.startup}
+    samples = case.samples | {name: [value] for name, value in once.items()}
     launch.samples = {name: [_short(value) for value in values] for name, values in samples.items()}
     launch.certificates = {
         **case.audit.certificates(),

@@ -70,6 +70,15 @@ class Pending:
             if part := self.load(engine, order):
                 yield part
 
+    def missing(self, environments: Sequence[Environment], launches: int) -> int:
+        """How many of so many launches an engine have no figures; none is missed of one that cannot do this at all."""
+        able = [e for e in environments if not self.refused(e.engine)]
+        return launches * len(able) - self.good(able)
+
+    def refused(self, engine: str) -> bool:
+        """Whether the engine has said that it cannot do this at all."""
+        return any(part.launch.unsupported for part in self.parts(engine))
+
     def good(self, environments: Sequence[Environment]) -> int:
         """How many launches of these engines have ended well."""
         return sum(part.launch.error is None for e in environments for part in self.parts(e.engine))

@@ -32,7 +32,8 @@ class Commit(BaseModel):
 
 
 class Launch(BaseModel):
-    """One fresh set of processes. A launch that failed has its `error` and no samples."""
+    """One fresh set of processes. A launch that failed has its `error`; one whose engine cannot do this at all has that
+    engine's own words in `unsupported`. Neither has samples."""
 
     model_config = ConfigDict(extra="forbid")
     order: int  # its place in the run, over all engines
@@ -46,6 +47,7 @@ class Launch(BaseModel):
     facts: dict[str, Any] = {}
     samples: dict[str, list[float]] = {}
     error: str | None = None
+    unsupported: str | None = None
 
 
 class Record(BaseModel):
@@ -71,8 +73,13 @@ class Record(BaseModel):
 
     @property
     def good(self) -> list[Launch]:
-        """Launches that ended."""
-        return [launch for launch in self.launches if launch.error is None]
+        """Launches that were measured to their end."""
+        return [launch for launch in self.launches if launch.error is None and launch.unsupported is None]
+
+    @property
+    def unsupported(self) -> str | None:
+        """The engine's own words, where it cannot do what was to be measured."""
+        return next((launch.unsupported for launch in self.launches if launch.unsupported), None)
 
     def samples(self, metric: str, pairs: set[int] | None = None) -> list[list[float]]:
         """The samples of a metric, a list a good launch, in the order of their pairs; `pairs` keeps those alone."""

@@ -21,9 +21,11 @@ from harness.scenario import Options
 from harness.series import Series
 
 GIB = 1 << 30
+MIB_A_GIB = 1024
 LEFT_OVER_MIB = 512  # device memory above the baseline that a closed launch may leave to the driver
 CLOSE_TIMEOUT = 60.0
 SETTLE = 10.0  # seconds for the driver to give the memory of ended processes back
+PAUSE, SETTLE_ASLEEP = 0.05, 2.0  # seconds between two readings of device memory that must agree, and until they must
 
 
 class Rig(ExitStack):
@@ -147,6 +149,27 @@ class Rig(ExitStack):
     def flush(self) -> float:
         """Empty the prefix cache; seconds on the worker's clock."""
         return self.worker.call("flush", self.timeout).seconds
+
+    def sleep(self, released: dict[str, str]) -> float:
+        """Have the engine give the device memory of these parts back, and what becomes of each (`worker.engines` has
+        the words; none pauses it); seconds on the worker's clock."""
+        return self.worker.call("sleep", self.timeout, released=released).seconds
+
+    def wake(self, parts: list[str]) -> float:
+        """Have it take the memory of these parts again; seconds on the worker's clock."""
+        return self.worker.call("wake", self.timeout, parts=parts).seconds
+
+    def device_gib(self, gpus: int) -> float:
+        """Memory in use above the baseline on the first GPUs together, whoever holds it, once two readings agree."""
+        deadline, before, now = time.monotonic() + SETTLE_ASLEEP, [-1], machine.device_memory_mib()
+        while now != before and time.monotonic() < deadline:
+            time.sleep(PAUSE)
+            before, now = now, machine.device_memory_mib()
+        return self.above_baseline(now, gpus)
+
+    def above_baseline(self, used_mib: list[int], gpus: int) -> float:
+        """GiB on the first GPUs together."""
+        return (sum(used_mib[:gpus]) - sum(self.baseline_mib[:gpus])) / MIB_A_GIB
 
     def engine_memory(self) -> dict[str, float]:
         """GiB by the engine's own counters, under its own names: never more than a fact beside the device's figure."""

@@ -64,7 +64,7 @@ class Run:
                 if pending.records is None:
                     pending.ended(self._save_records(name, group.cases[name], pending))
         written = [path for pending in self.pendings for path in pending.records or []]
-        missing = len(cases) * len(self.schedule()) - self.kept
+        missing = sum(pending.missing(self.environments, self.launches) for pending in self.pendings)
         for pending in self.pendings:
             pending.remove()
         return written, missing
@@ -97,6 +97,9 @@ class Run:
             if len(todo) < len(names):
                 cases = "" if len(names) == 1 else f" with {len(names) - len(todo)} of {len(names)} cases"
                 self.report(f"{where}{cases} is there from the interrupted run")
+            for name in (refused := [name for name in todo if pendings[name].refused(engine)]):
+                self.report(f"{where}{f': {name}' if len(names) > 1 else ''} skipped, it cannot do this")
+            todo = [name for name in todo if name not in refused]
             while todo and engine not in broken:
                 ended = self._launch(group, todo, slot, len(slots), pendings)
                 if any(part.launch.error and not part.flags for part in ended):
@@ -137,7 +140,7 @@ class Run:
         for line in dict.fromkeys(lines):
             self.report(line)
         for name, part in ended.items():
-            if part.launch.error is None:
+            if part.launch.error is None and part.launch.unsupported is None:
                 self.plan.took((name, engine), part.launch)
         return list(ended.values())
 
@@ -166,6 +169,8 @@ def _outcome(where: str, engine: str, case: str, launch: Launch) -> str:
     """The line that a launch leaves of a case, with the certificates that did not hold."""
     if launch.error:
         return f"{where}{case and f': {case}'} failed: {launch.error}"
+    if launch.unsupported:
+        return f"{where}: {engine}{case and f': {case}'}: not supported: {launch.unsupported}"
     red = "; ".join(f"{name}: {c.reason}" for name, c in launch.certificates.items() if c.ok is False)
     seconds = (launch.ended - launch.started).total_seconds()
     return f"{where}: {engine}{case and f': {case}'} took {seconds:.0f} s{red and f', invalid ({red})'}"

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.errors import UserError, nearest
 
@@ -34,8 +34,8 @@ class Options:
     kv_tokens: int = 0  # tokens that the cache holds (0: as many as the memory fraction allows)
     kv_dtype: str = "auto"
     attention: str = "auto"
-    sleep: bool = False  # able to give device memory back
     lora_rank: int = 0  # of an adapter that can be brought in while the engine runs (0: none)
+    sleep: bool | Literal["backed_up"] = False  # able to give device memory back
     threads: int = 1  # of each engine process on a CPU
     native: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # engine: its own flags, over all others
 
@@ -71,6 +71,14 @@ class Scenario(ABC):
     def finish(self, rig: "Rig") -> dict[str, "Certificate"]:
         """Behind the last step that counts: what must hold besides, by the certificate's name."""
         return {}
+
+    def once(self, rig: "Rig") -> dict[str, float]:
+        """Behind the last step that counts: metrics with one sample a launch."""
+        return {}
+
+    def refusal(self, text: str) -> str | None:
+        """The engine's own words in an error and its log where they say that it cannot do this at all."""
+        return None
 
     def params(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "options"}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import machine, rates
+from harness import envs, machine, rates
 from harness.envs import Environment
 from harness.errors import LaunchFailed
 from harness.measure import Measured, fill, measure
@@ -15,6 +15,7 @@ from harness.record import Certificate, Launch
 from harness.rig import Rig, log_path
 from harness.scenario import Scenario
 from harness.series import Series
+from harness.worker.__main__ import VERSIONED
 
 Tell = Callable[[str], None]
 NOT_ENDED = Certificate(ok=None, figure=0, reason="the launch had not ended when this was written")
@@ -87,7 +88,8 @@ class Shift:
             why = f"{self.failed[0].name}: {error.splitlines()[0]}"
         finally:
             for turn in self.failed:
-                turn.launch.error = error
+                turn.launch.unsupported = turn.scenario.refusal(f"{error}\n{_read(turns[0].log)}")
+                turn.launch.error = None if turn.launch.unsupported else error
             self._end(rig, why)
 
     def _measure_one(self, rig: Rig, turn: Measured) -> None:
@@ -117,7 +119,19 @@ class Shift:
 
     def _save(self, rig: Rig, turn: Measured) -> None:
         log = str(turn.log.relative_to(self.work / "logs"))
-        self.save(turn.name, Part(launch=turn.launch, flags=rig.flags, versions=rig.versions, log=log))
+        versions = rig.versions or (_versions(self.slot.environment) if turn.launch.unsupported else {})
+        self.save(turn.name, Part(launch=turn.launch, flags=rig.flags, versions=versions, log=log))
+
+
+def _versions(environment: Environment) -> dict[str, str]:
+    """Of an engine that refused before it could say its own."""
+    found = dict(line.split("==", 1) for line in envs.installed(environment.python).splitlines())
+    shims = {"shims": environment.shims} if environment.shims else {}
+    return {name: found[name] for name in VERSIONED if name in found} | shims
+
+
+def _read(log: Path) -> str:
+    return log.read_text(errors="replace") if log.is_file() else ""
 
 
 def _stop(launch: Launch) -> None:

@@ -79,6 +79,8 @@ def of_record(found: Record) -> Table:
 
 
 def _launch(launch: Launch) -> str:
+    if launch.unsupported:
+        return f"not supported: {launch.unsupported}"
     lines = [_shared(launch.facts["shared"])] if "shared" in launch.facts else []
     lines += [_certificate(name, certificate) for name, certificate in launch.certificates.items()]
     lines += [f"{name}: {', '.join(f'{v:g}' for v in values)}" for name, values in launch.samples.items()]

@@ -115,6 +115,18 @@ def test_failed_launches_end_the_command_with_1(results: Path, tmp_path: Path) -
     assert [type(found).__name__ for _, found in store.scan(results)] == ["Record"]  # the fake's
 
 
+def test_what_an_engine_cannot_do_is_no_failure(results: Path) -> None:
+    done = rollbench("run", "sleep_wake/tiny", "-e", "fake")
+    assert done.returncode == 0, done.stderr
+    words = "not supported: the fake engine holds no memory of a device"
+    assert f"launch 1 of 3: fake: {words}" in done.stdout
+    assert "not supported: sleep_wake/tiny on fake: the fake" in done.stdout
+    ((path, found),) = list(store.scan(results))
+    assert isinstance(found, Record)
+    assert words in rollbench("show", str(path), COLUMNS="300").stdout
+    assert rollbench("compare").returncode == 0
+
+
 def test_compare_shows_records_and_passes_alien_files_over(results: Path) -> None:
     for engine, level in (("sglang", 100.0), ("vllm", 150.0)):
         store.save(record(engine, (level, level * 1.01, level * 0.99)), results)

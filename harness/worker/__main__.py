@@ -76,11 +76,11 @@ class Calls:
     def _own(self, transport: str, call: str, *args: Any) -> Any:
         return self.engine.loop.run_until_complete(getattr(transports.load(transport), call)(self.engine, *args))
 
-    def sleep(self, level: int, tags: list[str] | None) -> None:
-        self.engine.sleep(level, tags)
+    def sleep(self, released: dict[str, str]) -> None:
+        self.engine.sleep(released)
 
-    def wake(self, tags: list[str] | None) -> None:
-        self.engine.wake(tags)
+    def wake(self, parts: list[str]) -> None:
+        self.engine.wake(parts)
 
     def flush(self) -> None:
         self.engine.flush()

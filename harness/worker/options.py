@@ -35,6 +35,11 @@ def _attention(value: str, engine: int) -> Flags:
     return {"attention_backend": ATTENTION[value][engine]} if value != "auto" else {}
 
 
+def _sleep(value: bool | str) -> Flags:
+    backup = {"enable_weights_cpu_backup": True} if value == "backed_up" else {}
+    return {"enable_memory_saver": True, **backup} if value else {}
+
+
 def _kv_dtype(value: str, engine: int) -> Flags:
     return {"kv_cache_dtype": KV_DTYPE[value][engine]} if value != "auto" else {}
 
@@ -82,10 +87,8 @@ ROWS = {
         lambda v: {"gpu_memory_utilization": v}, lambda v: {"mem_fraction_static": v}, "cuda",
     ),
     "sleep": Row(
-        "able to give device memory back",
-        lambda v: {"enable_sleep_mode": True} if v else {},
-        lambda v: {"enable_memory_saver": True} if v else {},
-        "cuda",
+        "able to give device memory back; backed_up: its weights kept on the host, which vLLM decides at each sleep",
+        lambda v: {"enable_sleep_mode": True} if v else {}, _sleep,
     ),
     "lora_rank": Row(
         "of an adapter that can be brought in while the engine runs (0: none)",
@@ -101,7 +104,7 @@ ROWS = {
 EXAMPLES = {
     "eager": True,
     "tensor_parallel": 2,
-    "sleep": True,
+    "sleep": "backed_up",
     "lora_rank": 16,
     "kv_dtype": "fp8",
     "attention": "fa3",

@@ -57,11 +57,13 @@ class Engine(Protocol):
     async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """A call of the engine's own front, by its name there, for ways of taking weights that are the engine's."""
 
-    def sleep(self, level: int, tags: list[str] | None) -> None:
-        """Give device memory back. Raises what the engine says where it cannot."""
+    def sleep(self, released: dict[str, str]) -> None:
+        """Give the device memory of these parts back and answer nothing until woken: `weights` (backed_up or
+        discarded), `kv_cache` (discarded), `cuda_graphs` (released); no part at all pauses. No request may be running.
+        Raises what the engine says where it cannot."""
 
-    def wake(self, tags: list[str] | None) -> None:
-        """Take the device memory again; all of it without tags."""
+    def wake(self, parts: list[str]) -> None:
+        """Take the device memory of these parts again, none behind a pause; go on once all are there."""
 
     def flush(self) -> None:
         """Forget the prefix cache. Raises RuntimeError when the engine refuses."""

@@ -2,6 +2,7 @@
 
 A token is a hash of all that stands before it, so that outputs are repeatable and depend on every prompt token.
 `native={"seconds_per_token": …}` makes it take time; other native options make it fail, so that faults can be tested.
+`native={"memory": FILE}` gives it a device: FILE says how many MiB of it are in use.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,23 +20,30 @@ from harness.worker.engines import Options, Sampling
 
 VOCAB = 2048
 BLOCK = 16  # tokens in a block of the prefix cache
+HELD = {"rest": 500, "weights": 1000, "kv_cache": 4000, "cuda_graphs": 100}  # MiB
 
 
 class Fake:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.native: Options = {}
 
     def start(self, model: str, load_format: str, options: Options, device: str) -> Options:
-        self.native: Options = options.get("native", {})
+        self.native = options.get("native", {})
         self.caching = options.get("prefix_caching", True)
         self.cache: set[bytes] = set()
-        self.answers = 0
+        self.answers = self.naps = 0
+        self.asleep: set[str] = set()
+        self.weights_right = True
         if self.native.get("die_at_start"):
             raise RuntimeError("the fake engine was told to die at its start")
+        self._hold()
         return {"vocab_size": VOCAB, "max_model_len": options.get("max_model_len"), **self.native}
 
     async def answer(self, ids: list[int], count: int, sampling: Sampling) -> Answer:
         self.answers += 1
+        if self.asleep:
+            raise RuntimeError("the fake engine was asked in its sleep")
         if self.answers == self.native.get("die_at_answer"):
             print("the fake engine was told to die now", flush=True)
             os._exit(9)
@@ -53,7 +62,8 @@ class Fake:
 
     def _finish(self, ids: list[int], count: int, cached: int, stamps: list[float], sampling: Sampling) -> Answer:
         count -= self.native.get("tokens_short", 0)
-        digest = hashlib.shake_128(np.asarray(ids, "<i4").tobytes()).digest(4 * count)
+        salt = b"" if self.weights_right else b"other weights"
+        digest = hashlib.shake_128(np.asarray(ids, "<i4").tobytes() + salt).digest(4 * count)
         draws = np.frombuffer(digest, "<u4")
         return Answer(
             (draws % VOCAB).tolist(),
@@ -74,7 +84,10 @@ class Fake:
         return {}
 
     def weights(self, request: Options, flush: bool) -> list[Any]:
-        raise NotImplementedError("the fake engine holds no weights")
+        if "memory" not in self.native or request != {"do": "sync"}:
+            raise NotImplementedError("the fake engine holds no weights")
+        self.weights_right = True
+        return []
 
     def adapt(self, path: str) -> None:
         raise NotImplementedError("the fake engine holds no weights to adapt")
@@ -82,11 +95,28 @@ class Fake:
     async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("the fake engine has no calls of its own")
 
-    def sleep(self, level: int, tags: list[str] | None) -> None:
-        raise NotImplementedError("the fake engine holds no memory of a device")
+    def sleep(self, released: dict[str, str]) -> None:
+        if released and "memory" not in self.native:
+            raise NotImplementedError("the fake engine holds no memory of a device")
+        time.sleep(0 if self.naps else self.native.get("slow_first", 0))
+        self.naps += 1
+        self.asleep |= released.keys() or {"all"}
+        if released.get("weights") == "discarded" or self.native.get("forgets"):
+            self.weights_right = False
+        if "kv_cache" in released and not self.native.get("keeps_cache"):
+            self.cache.clear()
+        self._hold()
 
-    def wake(self, tags: list[str] | None) -> None:
-        raise NotImplementedError("the fake engine holds no memory of a device")
+    def wake(self, parts: list[str]) -> None:
+        self.asleep -= set(parts) or {"all"}
+        self._hold()
+
+    def _hold(self) -> None:
+        """Say how much memory is in use."""
+        if "memory" in self.native:
+            asleep = set() if self.native.get("frees_nothing") else self.asleep
+            used = sum(mib for part, mib in HELD.items() if part not in asleep)
+            Path(self.native["memory"]).write_text(str(used + self.naps * self.native.get("leaks", 0)))
 
     def _look_up(self, ids: list[int]) -> int:
         """Prompt tokens found in the prefix cache, whole blocks only, never the last token; then remember them."""
@@ -108,4 +138,5 @@ class Fake:
             self.cache.clear()
 
     def close(self) -> None:
-        pass
+        if "memory" in self.native:
+            Path(self.native["memory"]).write_text("0")

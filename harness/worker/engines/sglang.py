@@ -27,6 +27,7 @@ RESOLVED = (  # flags that SGLang may set itself and that bear on a result
     "disable_cuda_graph", "disable_prefill_cuda_graph", "disable_radix_cache", "quantization",
 )  # fmt: skip
 INSTALL = "harness.worker.inside.sglang_install"
+TAGS = {"weights": "weights", "kv_cache": "kv_cache", "cuda_graphs": "cuda_graph"}  # of memory that is released
 STREAM_INTERVAL = 1 << 20  # tokens between two outputs of a request: the first, then only the last
 
 
@@ -133,11 +134,28 @@ class SGLang:
         """Of the tokenizer manager, as SGLang's server and its `Engine` make it."""
         return await getattr(self.engine.tokenizer_manager, name)(*args, **kwargs)
 
-    def sleep(self, level: int, tags: list[str] | None) -> None:
-        self.engine.release_memory_occupation(tags)
+    def sleep(self, released: dict[str, str]) -> None:
+        """Whether weights are backed up was said at the start. An empty list of tags would mean all of them."""
+        if released:
+            self.engine.release_memory_occupation([TAGS[part] for part in released])
+        else:
+            from sglang.srt.managers.io_struct import PauseGenerationReqInput
 
-    def wake(self, tags: list[str] | None) -> None:
-        self.engine.resume_memory_occupation(tags)
+            self._tell("pause_generation", PauseGenerationReqInput(mode="in_place"))
+
+    def wake(self, parts: list[str]) -> None:
+        if parts:
+            self.engine.resume_memory_occupation([TAGS[part] for part in parts])
+        else:
+            from sglang.srt.managers.io_struct import ContinueGenerationReqInput
+
+            self._tell("continue_generation", ContinueGenerationReqInput())
+
+    def _tell(self, name: str, message: Any) -> None:
+        """Send the scheduler a message that it does not answer, and wait for the answer to another behind it."""
+        manager = self.engine.tokenizer_manager
+        self.loop.run_until_complete(getattr(manager, name)(message))
+        self.loop.run_until_complete(manager.get_internal_state())
 
     def flush(self) -> None:
         answer = self.engine.flush_cache()

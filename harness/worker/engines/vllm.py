@@ -28,6 +28,8 @@ BACKENDS = {  # of vLLM's own weight transfer: what it needs besides
 }
 
 ADAPTER = 1  # the number of the only adapter
+LEVELS = {(None, None): 0, ("backed_up", "discarded"): 1, ("discarded", "discarded"): 2}  # by weights and cache
+TAGS = ("weights", "kv_cache")  # CUDA graphs, where they were released, come back with either
 
 
 class VLLM:
@@ -139,6 +141,12 @@ class VLLM:
 
         return self.loop.run_until_complete(ask())
 
+    def _do(self, name: str, **arguments: Any) -> Any:
+        """Call one method of the engine by name."""
+        if not self.apart:
+            return self.llm.do(partial(getattr(self.llm.engine, name), **arguments)).result()
+        return self.loop.run_until_complete(getattr(self.llm, name)(**arguments))
+
     def weights(self, request: Options, flush: bool) -> list[Any]:
         answers, *done = self._ask(*self._inside(request, flush))
         self.flushed(*done)
@@ -163,11 +171,18 @@ class VLLM:
         self.flushed(*done)
         self.adapter = {"lora_request": LoRARequest(name, ADAPTER, path)}
 
-    def sleep(self, level: int, tags: list[str] | None) -> None:
-        self._ask(("sleep", level))
+    def sleep(self, released: dict[str, str]) -> None:
+        what = released.get("weights"), released.get("kv_cache")
+        if what in LEVELS:
+            self._do("sleep", level=LEVELS[what])
+        elif what == (None, "discarded"):  # not in 0.26
+            self._do("sleep", level=0)
+            self._do("release_kv_cache_memory")
+        else:  # no version so far has these tags, and says so
+            self._do("sleep", level=1 if released["weights"] == "backed_up" else 2, tags=["weights"])
 
-    def wake(self, tags: list[str] | None) -> None:
-        self._ask(("wake_up", tags))
+    def wake(self, parts: list[str]) -> None:
+        self._do("wake_up", tags=[part for part in parts if part in TAGS] or ["scheduling"])
 
     def flush(self) -> None:
         self.flushed(*self._ask(("reset_prefix_cache",)))
