@@ -11,7 +11,7 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     0: ("efficiency", "errors", "metrics", "paths", "rollouts", "stats", "wire", "progress"),
     1: ("machine", "models", "workload", "worker"),
     2: ("envs", "record", "client", "sampler"),
-    3: ("audit", "link", "commit", "store", "series"),
+    3: ("audit", "inflight", "link", "commit", "store", "series"),
     4: ("scenario", "rig", "pending", "plan", "rates", "trace"),
     5: ("measure", "inference", "compare", "doctor"),
     6: ("runner", "tables", "selfcheck", "clientcheck", "crosscheck"),

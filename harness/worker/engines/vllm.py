@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import os
 import time
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 from harness.rollouts import Answer
 from harness.worker import options as equivalent
-from harness.worker.engines import Options, Sampling
+from harness.worker.engines import Options, Report, Sampling, unheard
 from harness.worker.engines.inprocess import InProcess
 
 ENVIRONMENT = {
@@ -22,6 +23,7 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
 }
+PAUSES = {"abort": "abort", "drain": "wait", "keep": "keep", "recompute": "keep"}
 
 
 class VLLM:
@@ -86,7 +88,7 @@ class VLLM:
             "cudagraph_max": max(graphs.cudagraph_capture_sizes or [0]),
         }
 
-    async def answer(self, ids: list[int], count: int, sampling: Sampling) -> Answer:
+    async def answer(self, ids: list[int], count: int, sampling: Sampling, report: Report = unheard) -> Answer:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -100,8 +102,11 @@ class VLLM:
         )
         sent, last, stamps = time.perf_counter(), None, list[float]()
         answers = self.llm.generate({"prompt_token_ids": ids}, parameters, str(next(self.numbers)))
-        async for last in answers:  # noqa: B007, used behind
+        async for last in answers:
             stamps.append(time.perf_counter())
+            report(len(last.outputs[0].token_ids))
+        if last is None or not last.finished or last.outputs[0].finish_reason == "abort":
+            return Answer([], ids, len(ids), 0, first=math.nan, done=time.perf_counter(), aborted=True)
         return _answer(last, sent, stamps)
 
     def preemptions(self) -> int:
@@ -120,9 +125,31 @@ class VLLM:
             return [self.llm.do(partial(getattr(self.llm.engine, name), *args)).result() for name, *args in calls]
 
         async def ask() -> list[Any]:
-            return await asyncio.gather(*(getattr(self.llm, name)(*args) for name, *args in calls))
+            return await asyncio.gather(*(self._asked(*call) for call in calls))
 
         return self.loop.run_until_complete(ask())
+
+    async def _asked(self, name: str, *args: Any) -> Any:
+        """Call a method of the engine by name, on the running loop."""
+        if self.apart:
+            return await getattr(self.llm, name)(*args)
+        return await asyncio.wrap_future(self.llm.do(partial(getattr(self.llm.engine, name), *args)))
+
+    async def pause(self, mode: str) -> None:
+        if self.apart:  # which sleeps for 20 ms when all is done
+            await self.llm.pause_generation(mode=PAUSES[mode], clear_cache=False)
+        else:
+            await self.llm.pause(PAUSES[mode])
+
+    async def resume(self) -> None:
+        await (self.llm.resume_generation() if self.apart else self.llm.resume())
+
+    async def take(self, request: Options) -> list[Any]:
+        found: list[Any] = await self._asked("collective_rpc", "rollbench", None, (request,))
+        return found
+
+    async def forget(self, running: bool) -> bool:
+        return bool(await self._asked("reset_prefix_cache", running))
 
     def weights(self, request: Options, flush: bool) -> list[Any]:
         reset = [("reset_prefix_cache",)] if flush else []
