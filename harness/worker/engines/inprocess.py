@@ -69,11 +69,17 @@ class InProcess:
                 waiting.put_nowait(None)
 
     def _pause(self, dropped: list[str]) -> None:
+        """As the core does in a process of its own: it steps until no batch is under way."""
         self.engine.abort_request(dropped)
+        core = self.engine.engine_core.engine_core
+        core.pause_scheduler("keep", clear_cache=False)
+        while core.scheduler.has_requests() or core.batch_queue:
+            self.loop.call_soon_threadsafe(self._deliver, self.engine.step())
         self.paused = True
 
     async def resume(self) -> None:
         def go_on() -> None:
+            self.engine.engine_core.engine_core.resume_scheduler()
             self.paused = False
 
         await asyncio.wrap_future(self.do(go_on))
