@@ -8,6 +8,7 @@ from benchmarks import CPU, GPU, HALF, SEVEN
 from harness import inflight
 from harness.audit import figures
 from harness.inflight import Interruption, Mode, Sync
+from harness.proof import prove
 from harness.record import Certificate
 from harness.rollouts import Requests
 from harness.scenario import Scenario
@@ -24,6 +25,7 @@ class InflightSync(Scenario):
     """`prompts` that share nothing, all at once, interrupted when `after` of their tokens are out. `mode`: what becomes
     of those that run (`harness.worker.engines.Engine.pause`). `transport` and `how` as in weight_sync."""
 
+    shares = True
     mode: Mode
     after: float = 0.5
     prompts: int = 256
@@ -48,11 +50,12 @@ class InflightSync(Scenario):
     def finish(self, rig: "Rig") -> dict[str, Certificate]:
         link, requests = rig.link(self.transport, self.how), self.requests(PROVING, rig.vocabulary)
         found = [{name: value for name, value in facts.items() if name != "step"} for facts in rig.facts["syncs"]]
+        link.learned()
         rig.flush()
         return {
             "interrupted": inflight.certificate((Sync(**facts) for facts in found), self.options.prefix_caching),
             "resumed": inflight.prove(rig, link, PROVING - 1, requests, Interruption(self.mode, self.after)),
-            "proof": link.prove(PROVING),
+            "proof": prove(link, PROVING),
         }
 
 

@@ -4,10 +4,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from benchmarks import CPU, GPU, HALF, SEVEN
+from harness.proof import prove
 from harness.record import Certificate
 from harness.scenario import Scenario
 
 if TYPE_CHECKING:
+    from harness.link import Link
     from harness.rig import Rig
 
 PROVING = 1_000_000_000  # the step whose weights prove a sync: none that was measured
@@ -15,11 +17,19 @@ PROVING = 1_000_000_000  # the step whose weights prove a sync: none that was me
 
 @dataclass(frozen=True, kw_only=True)
 class WeightSync(Scenario):
-    """`how` the engine's process brings in what it was sent: `graph`, `foreach` and `copies` replay the copies that its
-    own loader makes; `loader` is that loader. Over `disk` the engine reads a checkpoint."""
+    """`how` the engine's processes bring in what they are sent: `graph`, `foreach` and `copies` replay the copies that
+    the engine's own loader makes; `loader` is that loader. Over `disk` the engine reads a checkpoint.
 
-    transport: Literal["ipc", "shm", "disk"] = "ipc"
+    Of `senders` each holds its share of the rows of every tensor; `colocated`: on the engine's GPUs. `bucket`: MiB sent
+    at once over nccl and gloo.
+    """
+
+    shares = True
+    transport: Literal["ipc", "nccl", "gloo", "shm", "disk"] = "ipc"
     how: Literal["graph", "foreach", "copies", "loader"] = "graph"
+    senders: int = 1
+    colocated: bool = True
+    bucket: int = 64
     warmup: int = 3
     steps: int = 20
 
@@ -27,31 +37,44 @@ class WeightSync(Scenario):
     def steady(self) -> str:
         return "sync_latency"
 
+    def link(self, rig: "Rig") -> "Link":
+        return rig.link(self.transport, self.how, senders=self.senders, colocated=self.colocated, bucket=self.bucket)
+
     def step(self, rig: "Rig", index: int) -> dict[str, float]:
-        link = rig.link(self.transport, self.how)
+        link = self.link(rig)
         link.update(index)
-        return link.sync()
+        return link.sync() | link.apart()
 
     def finish(self, rig: "Rig") -> dict[str, Certificate]:
-        return {"proof": rig.link(self.transport, self.how).prove(PROVING)}
+        self.link(rig).learned()
+        return {"proof": prove(self.link(rig), PROVING)}
 
 
 TINY = WeightSync(model="tiny-qwen3", options=CPU, transport="shm", how="copies", steps=10)
 B05 = WeightSync(model=HALF, gpus=1, options=replace(GPU, memory_fraction=0.4))
+TWO = replace(B05, gpus=2)
+TP2 = replace(TWO, options=replace(B05.options, tensor_parallel=2))
 
 CASES = {
     "tiny-shm": TINY,
     "tiny-shm-loader": replace(TINY, how="loader"),
+    "tiny-gloo": replace(TINY, transport="gloo", bucket=4),
+    "tiny-gloo-sharded": replace(TINY, transport="gloo", senders=2, bucket=4),
     "tiny-disk": replace(TINY, transport="disk", how="loader"),
 } | {
-    f"{size}-{name}": case
-    for size, base in (("0.5B", B05), ("7B", replace(B05, model=SEVEN)))
+    f"{size}-{name}": replace(case, model=model)
+    for size, model in (("0.5B", HALF), ("7B", SEVEN))
     for name, case in {
-        "ipc": base,
-        "ipc-foreach": replace(base, how="foreach"),
-        "ipc-copies": replace(base, how="copies"),
-        "ipc-loader": replace(base, how="loader"),
-        "shm": replace(base, transport="shm"),
-        "disk": replace(base, transport="disk", how="loader", steps=5),
+        "ipc": B05,
+        "ipc-foreach": replace(B05, how="foreach"),
+        "ipc-copies": replace(B05, how="copies"),
+        "ipc-loader": replace(B05, how="loader"),
+        "shm": replace(B05, transport="shm"),
+        "gloo": replace(B05, transport="gloo", steps=5),
+        "disk": replace(B05, transport="disk", how="loader", steps=5),
+        "nccl": replace(TWO, transport="nccl", colocated=False),
+        "ipc-nvlink": replace(TWO, colocated=False),
+        "tp2-ipc": TP2,
+        "tp2-ipc-sharded": replace(TP2, senders=2),
     }.items()
 }  # fmt: skip

@@ -22,6 +22,7 @@ from harness import (
     crosscheck,
     doctor,
     envs,
+    groups,
     machine,
     models,
     plan,
@@ -76,6 +77,9 @@ def run(
         str | None, typer.Option(help="Run the cases with this model: a name of ours, a folder, or organisation/name.")
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="Replay this trace file (JSON lines) as a case.")] = None,
+    share: Annotated[
+        bool, typer.Option("--share", help="Inference cases of equal engine settings share launches.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show launches and expected time; start nothing.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Refuse when another run holds the machine.")] = False,
     results: Results = None,
@@ -93,13 +97,13 @@ def run(
     environments = [envs.find(name) for name in names]
     chosen = chosen_cases(cases or [], trace, model)
     store.writable(root)
-    keys = [(case, name) for case in chosen for name in names]
-    expected = plan.Plan.read(root, environments[0].device, keys)
+    planned = groups.launches(groups.grouped(chosen, share), names)
+    expected = plan.Plan.read(root, environments[0].device, itertools.chain(*planned))
     if dry_run:
-        console.print(tables.of_plan(expected, keys, launches))
+        console.print(tables.of_plan(expected, planned, launches))
         return
     with runner.alone(not no_wait, say), progress(console) as tell:
-        running = runner.Run(environments, launches, root, resume, timeout, tell, say, expected)
+        running = runner.Run(environments, launches, root, resume, timeout, tell, say, expected, share=share)
         try:
             written, failed = running.cases(chosen)
         except KeyboardInterrupt:

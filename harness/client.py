@@ -72,33 +72,53 @@ class Worker:
     def pid(self) -> int:
         return self._process.pid
 
-    def call(self, name: str, timeout: float, **args: Any) -> Reply:
-        """Ask the worker; `timeout` in seconds. Any error, death or time-out ends the group and raises LaunchFailed."""
-        message = self.ask({"call": name, "args": args}, timeout)
+    def call(self, name: str, timeout: float, watch: Sequence["Worker"] = (), **args: Any) -> Reply:
+        """Ask the worker; `timeout` in seconds. Any error, death or time-out ends the group and raises LaunchFailed; so
+        does the death of one of those to `watch`, which it may be waiting for."""
+        self.post(name, **args)
+        return self.answer(name, timeout, watch)
+
+    def post(self, name: str, **args: Any) -> None:
+        """Ask without waiting; `answer` has what comes back."""
+        self.tell({"call": name, "args": args})
+
+    def answer(self, name: str, timeout: float, watch: Sequence["Worker"] = ()) -> Reply:
+        """What came of the call that was posted last."""
+        message = self._next(name, timeout, watch)
         if "error" in message:
             raise self._failed(f"{name} failed: {message['error']}")
         return Reply(message["value"], message["seconds"])
 
     def ask(self, message: Message, timeout: float) -> Message:
         """Send a message and wait for the next one that comes."""
-        name = message.get("call", "a message")
+        self.tell(message)
+        return self._next(str(message.get("call", "a message")), timeout)
+
+    def _next(self, name: str, timeout: float, watch: Sequence["Worker"] = ()) -> Message:
         try:
-            self._wire.send(message)
-            return self._wire.receive(time.monotonic() + timeout, self._pidfd)
+            return self._wire.receive(time.monotonic() + timeout, self._pidfd, *(other._pidfd for other in watch))
         except TimeoutError:
             raise self._failed(f"no answer to {name} within {timeout:g} s") from None
         except Closed:
+            for other in watch:
+                if other.dead:
+                    self.end()
+                    raise other._failed(f"died while {self.engine} waited for it in {name}") from None
             raise self._failed(f"died in {name}") from None
         except BaseException:  # Ctrl-C among them: nothing may stay behind
             self.end()
             raise
+
+    @property
+    def dead(self) -> bool:
+        return bool(select.select([self._pidfd], [], [], 0)[0])
 
     def tell(self, message: Message) -> None:
         """Send a message that has no answer."""
         try:
             self._wire.send(message)
         except Closed:
-            raise self._failed("died before it was told its work") from None
+            raise self._failed(f"died in {message.get('call', 'the telling of its work')}") from None
 
     def __enter__(self) -> Self:
         return self

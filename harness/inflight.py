@@ -4,22 +4,15 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
+from harness import proof
 from harness.record import Certificate
 from harness.rollouts import Requests, Rollouts
-from harness.workload import independent
 
 if TYPE_CHECKING:
     from harness.link import Link
     from harness.rig import Rig
 
 Mode = Literal["abort", "drain", "keep", "recompute"]
-
-PROOF_SEED, PROOF_INPUT, PROOF_OUTPUT = 78, 300, 16  # prompts longer than a block of any prefix cache
-SAME = (
-    0.5  # of the tokens of two greedy batches by the same weights, at least: a batch of another shape rounds otherwise
-)
 
 
 @dataclass(frozen=True)
@@ -36,9 +29,9 @@ class Interruption:
 class Sync:
     """What a sync in the middle of a call did.
 
-    Seconds: `send` of the sender, before the call; `pause` until nothing ran; `load` into the parameters; `control`
-    around it; `forget` of the prefix cache; `resume` of the call to go on; `first` from that call to the first output
-    behind it (None: there was none); `gap`, the longest time without an output around it all.
+    Seconds: `send` of the senders, before the call; `pause` until nothing ran; `worker` in the engine's model
+    processes; `control` around it; `forget` of the prefix cache; `resume` of the call to go on; `first` from that call
+    to the first output behind it (None: there was none); `gap`, the longest time without an output around it all.
 
     `in_flight`: requests when it began, `aborted` those sent again, `lost` their tokens. `late`: requests that went to
     the engine behind it, `late_cached` their prompt tokens from the prefix cache. `forgotten`: the engine emptied its
@@ -49,7 +42,7 @@ class Sync:
     mode: Mode
     send: float
     pause: float
-    load: float
+    worker: float
     control: float
     forget: float
     resume: float
@@ -72,15 +65,15 @@ class Sync:
     def figures(self) -> dict[str, float]:
         """Samples of metrics of METRICS."""
         found = {
-            "sync_send": self.send,
             "sync_pause": self.pause,
-            "sync_load": self.load,
-            "sync_control": self.control + self.forget,
+            "sync_worker": self.worker,
+            "sync_control": self.control,
             "sync_gap": self.gap,
             "tokens_lost": self.lost / self.tokens,
             "tokens_old": self.old / self.tokens,
         }
-        return found if self.first is None else found | {"sync_resume": self.first}
+        found |= {"sync_resume": self.first} if self.first is not None else {}
+        return found | ({"sync_flush": self.forget} if self.forgotten else {})
 
     def wrong(self, caching: bool) -> Iterable[str]:
         """What this sync did otherwise than its mode says. `caching`: whether the engine has a prefix cache."""
@@ -115,27 +108,28 @@ def generate(
 
 
 def offered(link: "Link") -> tuple[dict[str, Any], float]:
-    """The request that brings in what the sender has sent, and the seconds that it took to send."""
-    sent = link._send("send", transport=link.transport).seconds
-    return {"do": "sync", "how": link.how}, sent
+    """The request that brings in what the senders have sent, and the seconds that it took to send. Raises ValueError
+    for a transport that sends while the engine takes."""
+    if link.together:
+        raise ValueError(f"{link.transport} sends while the engine takes: take one that sends before, ipc, shm or disk")
+    return {"do": "sync", "how": link.how}, link.send()
 
 
 def prove(rig: "Rig", link: "Link", step: int, requests: Requests, interruption: Interruption) -> Certificate:
     """Interrupt a call with the weights of another step. Behind it the engine must answer as it does after the same
     weights came in while it was idle, not as before, and nothing may come from the prefix cache of the old ones."""
-    before = _greedy(rig)
+    before = proof.greedy(link)
     link.update(step)
     generate(rig, link, requests, interruption, temperature=0.0, audited=False)
-    after = _greedy(rig)
+    after = proof.greedy(link)
     link.sync()
-    idle = _greedy(rig)
-    share = float((after.tokens_BT == idle.tokens_BT).mean())
+    apart, allowed = proof.gap(after, proof.greedy(link)), proof.tolerance(link)
     wrong = [f"{n} prompt tokens from the old prefix cache"] if (n := int(after.cached_B.sum())) else []
-    if np.array_equal(before.tokens_BT, after.tokens_BT):
+    if proof.gap(before, after) <= allowed:
         wrong.append("outputs did not change with the weights")
-    if share < SAME:
-        wrong.append(f"{share:.0%} of the tokens are those of the same weights brought in while idle")
-    reason = "; ".join(wrong) or f"{share:.0%} of a fresh batch's tokens are those of the new weights"
+    if apart > allowed:
+        wrong.append(f"log-probabilities {apart:.1e} apart from those of the same weights brought in while idle")
+    reason = "; ".join(wrong) or f"log-probabilities at most {apart:.1e} apart from those of the same weights"
     return Certificate(ok=not wrong, figure=len(wrong), reason=reason)
 
 
@@ -144,9 +138,3 @@ def certificate(syncs: Iterable[Sync], caching: bool) -> Certificate:
     wrong = [reason for sync in syncs for reason in sync.wrong(caching)]
     reason = "; ".join(dict.fromkeys(wrong)) or "every sync met requests in flight and did with them as declared"
     return Certificate(ok=not wrong, figure=len(wrong), reason=reason)
-
-
-def _greedy(rig: "Rig") -> Rollouts:
-    """Outputs of a fixed batch, with what the prefix cache holds."""
-    prompts = independent((PROOF_SEED,), [PROOF_INPUT] * 4, [PROOF_OUTPUT] * 4, rig.vocabulary)
-    return rig.generate(prompts, temperature=0.0, audited=False)

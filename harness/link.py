@@ -1,140 +1,165 @@
-"""A sender of weights and the engine that takes them in, joined by one transport: sync, and prove that it happened."""
+"""Senders of weights and the engine that takes them in, joined by one transport."""
 
 import tempfile
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from harness import models
 from harness.client import Reply, Worker
-from harness.record import Certificate
-from harness.rollouts import Rollouts
-from harness.workload import independent
+from harness.worker import transports
 
 if TYPE_CHECKING:
     from harness.rig import Rig
 
 SENDER = "harness.worker.holder"
-RANKS = 1  # processes that each hold a part of the model
-PROOF_SEED, PROOF_INPUT, PROOF_OUTPUT = (
-    77,
-    300,
-    16,
-)  # the batch whose outputs are looked at; longer than a cache's block
-LOGPROB_TOLERANCE = 1e-3  # between two loads of the same weights, where parameters cannot be hashed
 
 
 class Link(ExitStack):
-    """Weights of the rig's model in a process of their own, sent over `transport`; `how` the receiver brings them in:
-    `graph`, `foreach` or `copies` replay a plan, `loader` is the engine's own."""
+    """Weights of the rig's model in `senders` processes of their own, sent over `transport`; `how` the receivers bring
+    them in: `graph`, `foreach` or `copies` replay a plan, `loader` is the engine's own. Several senders share the rows
+    of each tensor. `colocated`: they are on the engine's GPUs, else on those behind them. `bucket`: MiB sent at once,
+    where a transport does not offer the whole buffer."""
 
-    def __init__(self, rig: "Rig", transport: str, how: str) -> None:
+    def __init__(
+        self, rig: "Rig", transport: str, how: str, senders: int = 1, colocated: bool = True, bucket: int = 64
+    ) -> None:
         super().__init__()
         self.rig, self.transport, self.how = rig, transport, how
-        self.facts: dict[str, Any] = {"transport": transport, "how": how}
+        self.together = bool(transports.load(transport).TOGETHER)
+        self.ranks, self.bucket = rig.options.tensor_parallel, bucket
+        self.facts: dict[str, Any] = {"transport": transport, "how": how, "senders": senders, "colocated": colocated}
         try:
+            self._hold(senders, 0 if colocated else self.ranks)
             self._open()
         except BaseException:
             self.close()
             raise
 
-    def _open(self) -> None:
+    def _hold(self, senders: int, first: int) -> None:
+        """Start the senders, on the GPUs from the number `first` on, with weights that are not the engine's."""
         rig, env = self.rig, self.rig.environment
-        log, variables = rig.log.with_suffix(".sender.log"), rig.variables(local=True)
-        self.sender = self.enter_context(Worker(env.engine, env.python, log, variables, env.paths, SENDER))
-        dtype, tensors = rig.options.dtype, [[name, list(size)] for name, size in models.tensors_of(rig.model)]
-        held = self._send("hold", tensors=tensors, dtype=dtype, device=env.device).value
+        rig.worker  # noqa: B018, the engine takes its memory first
+        variables = rig.variables(local=True)
+        tensors = [[name, list(size)] for name, size in models.tensors_of(rig.model)]
+        self.senders, held = list[Worker](), list[dict[str, Any]]()
+        for number in range(senders):
+            log = rig.log.with_suffix(f".sender{number}.log")
+            sender = Worker(f"sender of weights for {env.engine}", env.python, log, variables, env.paths, SENDER)
+            self.senders.append(self.enter_context(sender))
+            device = env.device if env.device == "cpu" else f"cuda:{first + number}"
+            found = sender.call(
+                "hold", rig.timeout, tensors=tensors, dtype=rig.options.dtype, device=device, rank=number, ranks=senders
+            )
+            held.append(found.value)
+        self.slots, self.bytes = held[0]["slots"], int(held[0]["bytes"])
+        self.facts |= {"bytes": self.bytes, "sender_bytes": [one["buffer"] for one in held]}
         self.update(0)
-        self.model = models.find(rig.model).path
-        self.disk = self.enter_context(tempfile.TemporaryDirectory(prefix="weights-", dir=rig.log.parent))
-        address = self._send("offer", transport=self.transport, folder=self._folder(), model=self.model).value
-        self._send("send", transport=self.transport)
-        plan = self.ask(do="open", transport=self.transport, address=address, slots=held["slots"], dtype=dtype)[0]
-        self.bytes = int(held["bytes"])
-        self.floor = float(self.ask(do="floor", size=self.bytes)[0])
-        self.facts |= {"bytes": self.bytes, "sender_bytes": held["buffer"], "floor_s": self.floor, "plan": plan}
 
-    def _folder(self) -> str:
+    def _open(self) -> None:
+        """Join them: the receivers plan from what the senders offer."""
+        model = models.find(self.rig.model).path
+        folder = self.enter_context(tempfile.TemporaryDirectory(prefix="weights-", dir=self._parent()))
+        offer = {"transport": self.transport, "folder": folder, "model": model, "receivers": self.ranks}
+        offer |= {"bucket": self.bucket << 20}
+        self.addresses = [reply.value for reply in self._send("offer", **offer)]
+        if not self.together:
+            self._send("send", transport=self.transport)
+        dtype = self.rig.options.dtype
+        opened = self.ask(
+            do="open", transport=self.transport, addresses=self.addresses, slots=self.slots, dtype=dtype
+        )  # fmt: skip
+        self.facts |= {"plan": opened, "path": self.transport}
+        floors = self.ask(do="floor", size=self.bytes // self.ranks)
+        self.floor = max(floor["device"] for floor in floors)
+        self.path_floor = max(floor.get("path", 0.0) for floor in floors)
+        self.facts |= {"floor_s": self.floor, "path_floor_s": self.path_floor}
+
+    def _parent(self) -> str:
         """Where what is sent lies: on a disk for `disk`, else in shared memory."""
-        return self.disk if self.transport == "disk" else str(self.rig.worker.folder)
+        return str(self.rig.log.parent if self.transport == "disk" else self.rig.worker.folder)
 
     def update(self, step: int) -> None:
-        """The sender's weights become those of another step."""
+        """The senders' weights become those of another step."""
         self._send("update", step=step)
 
-    def sync(self) -> dict[str, float]:
-        """Bring the sender's weights into the engine and empty its prefix cache: seconds of each part, and of all."""
-        pack = self._send("send", transport=self.transport).seconds
+    def send(self) -> float:
+        """Have the weights sent where the engine need not take part; seconds on the slowest sender's clock."""
+        if self.together:
+            return 0.0
+        return max(reply.seconds for reply in self._send("send", transport=self.transport))
+
+    def take(self, **options: Any) -> Reply:
+        """Have the engine take in what was sent, or what is sent while it does; `options` are of
+        `harness.worker.receive.Receiver.do_sync` and `flush`, which empties the prefix cache."""
+        flush = options.pop("flush", False)
+        request = {"do": "sync", "how": self.how} | options
+        if not self.together:
+            return self.rig.worker.call("weights", self.rig.timeout, request=request, flush=flush)
+        for sender in self.senders:
+            sender.post("send", transport=self.transport)
         reply = self.rig.worker.call(
-            "weights", self.rig.timeout, request={"do": "sync", "how": self.how}, flush=True
+            "weights", self.rig.timeout, watch=self.senders, request=request, flush=flush
         )  # fmt: skip
-        load = max(answer["load"] for answer in reply.value)
-        seconds = pack + reply.seconds
-        return {
+        sent = [sender.answer("send", self.rig.timeout).seconds for sender in self.senders]
+        return Reply(reply.value, max(reply.seconds, *sent))
+
+    def sync(self) -> dict[str, float]:
+        """Bring the senders' weights into the engine and empty its prefix cache, as fast as it goes: seconds of it all,
+        and of the engine's model processes."""
+        sent = self.send()
+        reply = self.take(flush=True)
+        seconds = sent + reply.seconds
+        found = {
             "sync_latency": seconds,
-            "sync_send": pack,
-            "sync_load": load,
-            "sync_control": reply.seconds - load,
+            "sync_worker": max(answer["worker"] for answer in reply.value),
             "sync_bandwidth": self.bytes / seconds / 1e9,
             "sync_floor_ratio": seconds / self.floor,
         }
+        return found | ({"sync_path_ratio": seconds / self.path_floor} if self.path_floor else {})
 
-    def prove(self, step: int) -> Certificate:
-        """Bring in the weights of another step, and hold what is there against what the engine's own loader makes of
-        the same weights: every parameter's hash, or where the engine hides its parameters the outputs. The prefix cache
-        of the old weights must give nothing."""
-        before = self._greedy()
-        self.update(step)
-        self.sync()
-        after = self._greedy()
-        wrong = [f"{n} prompt tokens from the old prefix cache"] if (n := int(after.cached_B.sum())) else []
-        if np.array_equal(before.tokens_BT, after.tokens_BT):
-            wrong.append("outputs did not change with the weights")
-        if any(seen not in (None, self._send("sent").value) for seen in self.ask(do="sent")):
-            wrong.append("the engine sees other bytes than the sender holds")
-        how, different = self._by_hashes() if self._hashable() else self._by_outputs(after)
-        wrong += [different] if different else []
-        return Certificate(ok=not wrong, figure=len(wrong), reason="; ".join(wrong) or f"proved by {how}")
+    def apart(self) -> dict[str, float]:
+        """The same once more with a fence behind each part: seconds of each, of the slowest process."""
+        sent = self.send()
+        reply = self.take(apart=True)
+        phases = {f"sync_{name}": max(answer[name] for answer in reply.value) for name in reply.value[0]}
+        worker = phases.pop("sync_worker")
+        phases |= {"sync_control": reply.seconds - worker, "sync_flush": self.rig.flush()}
+        return phases | ({} if self.together else {"sync_pack": sent})
 
-    def _hashable(self) -> bool:
-        """Whether hashes see all that was sent, not the few parameters that an engine leaves visible."""
-        return all(seen * RANKS >= self.bytes for seen in self.ask(do="bytes"))
-
-    def _by_hashes(self) -> tuple[str, str]:
-        """Hashes after two syncs, each over scrambled parameters, against those after the engine's loader."""
-        found = []
-        for number, how in enumerate((self.how, self.how, "loader")):
-            self.ask(do="scramble", value=0.5 + number)  # what nobody writes differs each time
-            self.ask(do="sync", how=how)
-            found.append(self.ask(do="hashes"))
-        *mine, reference = found
-        count = sum(len(rank) for rank in reference)
-        off = [name for again in mine for got, want in zip(again, reference, strict=True)
-               for name in want if got.get(name) != want[name]]  # fmt: skip
-        different = f"{len(off)} of {2 * count} parameters are not what the engine's loader makes of them: {off[:3]}"
-        return f"the hashes of {count} parameters after each of two syncs", different if off else ""
-
-    def _by_outputs(self, after: Rollouts) -> tuple[str, str]:
-        """Outputs after the sync against those after the engine read a checkpoint of the same weights."""
-        address = self._send("offer", transport="disk", folder=self.disk, model=self.model).value
-        self._send("send", transport="disk")
-        self.ask(do="read", path=address["path"])
+    def read_checkpoint(self, step: int) -> None:
+        """Have the engine read a checkpoint of a step's weights, made apart from what is sent, and empty its cache."""
+        with tempfile.TemporaryDirectory(prefix="checkpoint-", dir=self.rig.log.parent) as folder:
+            self.ask(do="read", path=self.checkpoint(step, folder))
         self.rig.flush()
-        reference = self._greedy()
-        gap = float(np.abs(after.logprobs_BT - reference.logprobs_BT).max())
-        same = np.array_equal(after.tokens_BT, reference.tokens_BT) and gap <= LOGPROB_TOLERANCE
-        how = f"outputs and log-probabilities (at most {gap:.1e} apart) of a checkpoint of the same weights"
-        return how, "" if same else f"outputs are not those of a checkpoint of the same weights, {gap:.1e} apart"
 
-    def _greedy(self) -> Rollouts:
-        """Outputs of a fixed batch, with what the prefix cache holds."""
-        prompts = independent((PROOF_SEED,), [PROOF_INPUT] * 4, [PROOF_OUTPUT] * 4, self.rig.vocabulary)
-        return self.rig.generate(prompts, temperature=0.0, logprobs=True, audited=False)
+    def checkpoint(self, step: int, folder: str) -> str:
+        """Write a checkpoint of a step's weights into a folder; where it is."""
+        path = f"{folder}/checkpoint"
+        model = models.find(self.rig.model).path
+        self.senders[0].call("checkpoint", self.rig.timeout, step=step, folder=path, model=model)
+        return path
 
     def ask(self, **request: Any) -> Any:
         """The answers of the processes that hold a part of the model, by rank."""
         return self.rig.worker.call("weights", self.rig.timeout, request=request, flush=False).value
 
-    def _send(self, name: str, **args: Any) -> Reply:
-        return self.sender.call(name, self.rig.timeout, **args)
+    def learned(self) -> None:
+        """Note what the receivers know now, the time that capturing took among it."""
+        self.facts["plan"] = [old | new for old, new in zip(self.facts["plan"], self.ask(do="facts"), strict=True)]
+
+    def sent(self) -> list[int]:
+        """A hash of what each sender holds."""
+        return [reply.value for reply in self._send("sent")]
+
+    def _send(self, name: str, **args: Any) -> list[Reply]:
+        """All senders at once."""
+        for sender in self.senders:
+            sender.post(name, **args)
+        return [sender.answer(name, self.rig.timeout) for sender in self.senders]
+
+    def end(self) -> list[str]:
+        """Let go of what was opened and have the senders end; names of their processes that had to be killed."""
+        if any(sender.ended for sender in self.senders):
+            return []
+        self.ask(do="close")
+        return [name for sender in self.senders for name in sender.close()]

@@ -1,17 +1,20 @@
-"""One launch measured: warm-up until it has settled, the steps that count, then the figures and certificates of all."""
+"""A case measured in a launch: warm-up until it has settled, steps that count, then its figures and certificates."""
 
 import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from harness import efficiency, machine, models, rates, stats, store
+from harness.audit import Audit
 from harness.record import Certificate, Launch
 from harness.rig import GIB, Rig
 from harness.rollouts import Requests, Rollouts
 from harness.scenario import Scenario
-from harness.series import Window, gpu_certificate, load_certificate
+from harness.series import Series, Window, gpu_certificate, load_certificate
 
 WARM = 1_000_000  # the index of the first warm-up step: however many there are, the measured ones are the same work
 WARM_UP_AT_MOST = 4  # times the steps that a scenario wants at least
@@ -24,46 +27,85 @@ Tell = Callable[[str], None]
 Samples = dict[str, list[float]]
 
 
-def measure(rig: Rig, scenario: Scenario, launch: Launch, tell: Tell) -> None:
-    """Measure a scenario's steps and end the engine; the launch gets it all at the end or nothing."""
-    rig.worker  # noqa: B018, starts it
-    warm = warm_up(rig, scenario, tell)
+@dataclass
+class Measured:
+    """A case on its way through a launch: what its figures are made of. Times are of time.monotonic().
+
+    The launch's fact `shared` says which cases it measures, and this one's place among them; a case that never shares
+    one has no such fact.
+    """
+
+    name: str
+    scenario: Scenario
+    log: Path
+    launch: Launch
+    opened: float = 0.0  # the warm-up
+    begun: float = 0.0  # the steps that count
+    ended: float = 0.0
+    warm: list[float] = field(default_factory=list)
+    samples: Samples = field(default_factory=dict)
+    certificates: dict[str, Certificate] = field(default_factory=dict)  # that the scenario itself gives
+    audit: Audit = field(default_factory=Audit)
+    facts: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
+    baseline_mib: list[int] = field(default_factory=list)
+    startup: float = 0.0
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        return dict(self.launch.facts.get("shared", {}))
+
+
+def measure(rig: Rig, case: Measured, tell: Tell) -> None:
+    """Measure a case's steps on the rig's engine, which goes on; what else was opened for the case is closed again."""
+    scenario, samples = case.scenario, Samples()
+    rig.begin(case.log)
+    case.opened = time.monotonic()
+    case.warm = warm_up(rig, scenario, tell)
     rig.reset_audit()
-    launch.age_s, begun, samples = rig.age, time.monotonic(), Samples()
+    age, case.begun = rig.age, time.monotonic()
     for step in range(scenario.steps):
         tell(f"step {step + 1} of {scenario.steps}")
         for metric, sample in scenario.step(rig, step).items():
             samples.setdefault(metric, []).append(sample)
-    ended, memory = time.monotonic(), rig.engine_memory()
-    more_certificates = scenario.finish(rig)
-    tell("waiting for it to end")
-    clean, series = rig.shut_down(), rig.series()
-    window, life = series.window(begun, ended), series.window(rig.began, time.monotonic())
-    tails, missing = rig.audit.tails()
-    more, reasons = launch_figures(rig, scenario, window, life)
-    samples |= {name: [value] for name, value in (tails | more | {"startup": rig.startup}).items()}
-    certificates = rig.audit.certificates()
-    store.write(rig.log.with_suffix(".requests.json"), json.dumps(rig.audit.table()) + "\n")
+    case.ended, case.memory = time.monotonic(), rig.engine_memory()
+    case.certificates = scenario.finish(rig)
+    rig.unlink()
+    case.launch.age_s, case.samples = age, samples
+    case.audit, case.facts, case.baseline_mib, case.startup = rig.audit, rig.facts, rig.baseline_mib, rig.startup
+
+
+def fill(case: Measured, series: Series, began: float, clean: Certificate) -> None:
+    """Give a measured case's launch its figures, certificates and facts. `series`: what the sampler has seen since the
+    launch `began`. Done again when more is known."""
+    launch, scenario = case.launch, case.scenario
+    window, whole = series.window(case.begun, case.ended), series.window(began, time.monotonic())
+    own = series.window(case.opened, case.ended) if case.shared else whole
+    tails, missing = case.audit.tails()
+    more, reasons = launch_figures(case, scenario, window, own)
+    samples = case.samples | {name: [value] for name, value in (tails | more | {"startup": case.startup}).items()}
+    launch.samples = {name: [_short(value) for value in values] for name, values in samples.items()}
     launch.certificates = {
-        **certificates,
-        **more_certificates,
-        "steady": steady(samples.get(scenario.steady, []), warm),
-        "gpu": gpu_certificate(window, rig.baseline_mib),
+        **case.audit.certificates(),
+        **case.certificates,
+        "steady": steady(samples.get(scenario.steady, []), case.warm),
+        "gpu": gpu_certificate(window, case.baseline_mib),
         "load": load_certificate(window, machine.fingerprint().cores),
         "clean": clean,
     }
     launch.facts = {
-        **rig.facts,
-        "workload_sha256": rig.audit.hashes,
-        "log": rig.log.name,
-        "warm_up": [_short(value) for value in warm],
+        **case.facts,
+        **({"shared": case.shared} if case.shared else {}),
+        "workload_sha256": case.audit.hashes,
+        "log": case.log.name,
+        "warm_up": [_short(value) for value in case.warm],
         "not_computed": missing | reasons,
         "window": _shortened(dataclasses.asdict(window)),
-        "device_memory_mib": {"before": rig.baseline_mib, "peak": life.peak_used_mib, "after": life.used_last_mib},
-        "engine_memory_gib": memory,
+        "device_memory_mib": {"before": case.baseline_mib, "peak": own.peak_used_mib, "after": whole.used_last_mib},
+        "engine_memory_gib": case.memory,
         **({"sampler": series.problem} if series.problem else {}),
     }
-    launch.samples = {name: [_short(value) for value in values] for name, values in samples.items()}
+    store.write(case.log.with_suffix(".requests.json"), json.dumps(case.audit.table()) + "\n")
 
 
 def warm_up(rig: Rig, scenario: Scenario, tell: Tell) -> list[float]:
@@ -91,21 +133,23 @@ def steady(values: Sequence[float], warm: Sequence[float]) -> Certificate:
 
 
 def launch_figures(
-    rig: Rig, scenario: Scenario, window: Window, life: Window
+    case: Measured, scenario: Scenario, window: Window, life: Window
 ) -> tuple[dict[str, float], dict[str, str]]:
     """The metrics with one sample a launch, and why others have none."""
     found, missing = dict[str, float](), dict[str, str]()
     if scenario.gpus:
         peaks = [peak for peak in life.peak_used_mib[: scenario.gpus] if peak is not None]
         if len(peaks) == scenario.gpus:
-            found["peak_memory"] = (sum(peaks) - sum(rig.baseline_mib[: scenario.gpus])) / MIB_A_GIB
+            found["peak_memory"] = (sum(peaks) - sum(case.baseline_mib[: scenario.gpus])) / MIB_A_GIB
         else:
             missing["peak_memory"] = "the sampler read no memory of the GPUs"
     elif life.peak_rss:
         found["peak_memory"] = life.peak_rss / GIB
+    else:
+        missing["peak_memory"] = "the sampler read no memory of the processes"
     if window.peak_rss:
         found["host_memory"] = window.peak_rss / GIB
-    tokens = sum(int(out.output_B.sum()) for _, out in rig.audit.calls)
+    tokens = sum(int(out.output_B.sum()) for _, out in case.audit.calls)
     joules = [joule for joule in window.energy_j[: scenario.gpus] if joule is not None]
     if scenario.gpus and tokens and len(joules) == scenario.gpus:
         found["energy"] = sum(joules) / tokens
@@ -113,21 +157,21 @@ def launch_figures(
         missing["energy"] = "no energy counter that advanced in the window" if tokens else "nothing was generated"
     else:
         missing["energy"] = "no GPU"
-    useful, why = utilisation(rig, scenario)
+    useful, why = utilisation(case, scenario)
     return found | useful, missing | why
 
 
-def utilisation(rig: Rig, scenario: Scenario) -> tuple[dict[str, float], dict[str, str]]:
-    """MFU and MBU over the measured calls, with their denominators in the rig's facts."""
+def utilisation(case: Measured, scenario: Scenario) -> tuple[dict[str, float], dict[str, str]]:
+    """MFU and MBU over the measured calls, with their denominators in the case's facts."""
     name = next(iter(machine.gpu_names()), "") if scenario.gpus else ""
     peak, config = rates.peak(name), models.config(scenario.model)
     reason = "no GPU" if not scenario.gpus else f"no peak rates known of {name}" if peak is None else ""
-    reason = reason or efficiency.unsupported(config) or ("" if rig.audit.calls else "nothing was generated")
+    reason = reason or efficiency.unsupported(config) or ("" if case.audit.calls else "nothing was generated")
     if reason:
         return {}, {"mfu": reason, "mbu": reason}
     assert peak is not None
-    flops, read, seconds = work(config, rig.audit.calls, DTYPE_BYTES[scenario.options.dtype])
-    rig.facts["peak_rates"] = dataclasses.asdict(peak)
+    flops, read, seconds = work(config, case.audit.calls, DTYPE_BYTES[scenario.options.dtype])
+    case.facts["peak_rates"] = dataclasses.asdict(peak)
     return {
         "mfu": efficiency.mfu(flops, seconds, peak.tflop_s, scenario.gpus),
         "mbu": efficiency.mbu(read, seconds, peak.gb_s, scenario.gpus),

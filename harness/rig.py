@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class Rig(ExitStack):
     def variables(self, local: bool) -> dict[str, str]:
         """Environment variables of the launch: nothing asks the network for a model that is here, nothing listens to
         other machines, and CPU threads are counted."""
-        found = {"GLOO_SOCKET_IFNAME": "lo", "TOKENIZERS_PARALLELISM": "false"}
+        found = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "TOKENIZERS_PARALLELISM": "false"}
         if local:
             found |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
         if self.environment.device == "cpu":
@@ -90,6 +91,16 @@ class Rig(ExitStack):
     def vocabulary(self) -> int:
         self.worker  # noqa: B018, starts it
         return int(self.flags["vocab_size"])
+
+    def begin(self, log: Path) -> None:
+        """A case begins: with an empty prefix cache, an audit and facts of its own. Its files lie beside `log`, where a
+        link leads to the engine's log."""
+        if log != self.worker.log:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.symlink_to(os.path.relpath(self.worker.log, log.parent))
+        self.log, self.facts = log, {"model": self.facts["model"]}
+        self.flush()
+        self.reset_audit()
 
     def reset_audit(self) -> None:
         """Count from here on: the warm-up is over."""
@@ -117,13 +128,21 @@ class Rig(ExitStack):
             self.audit.add(requests, out, cache_floor)
         return out
 
-    def link(self, transport: str, how: str) -> Link:
-        """A sender of this model's weights, joined to the engine; started at the first use, ended with the launch."""
+    def link(self, transport: str, how: str, **options: Any) -> Link:
+        """Senders of this model's weights, joined to the engine; started at the first use, ended with the launch.
+        `options` are those of `Link`."""
         if self._link is None:
-            self.tell("waiting for the sender of weights")
-            self._link = self.enter_context(Link(self, transport, how))
+            self.tell("waiting for the senders of weights")
+            self._link = self.enter_context(Link(self, transport, how, **options))
             self.facts["link"] = self._link.facts
         return self._link
+
+    def unlink(self) -> None:
+        """End the sender of weights where there is one; the engine lets go of what was sent."""
+        if self._link is not None:
+            self._link.end()
+            self._link.close()
+            self._link = None
 
     def flush(self) -> float:
         """Empty the prefix cache; seconds on the worker's clock."""
@@ -134,17 +153,30 @@ class Rig(ExitStack):
         found: dict[str, float] = self.worker.call("memory", self.timeout).value
         return found
 
-    def series(self) -> Series:
-        """What the sampler saw; it ends here."""
+    def series(self, ended: bool = True) -> Series:
+        """What the sampler has seen; it ends here where the launch has `ended`."""
+        if not ended:
+            return replace(Series.load(self._sampler.path), problem="")
         self._sampler.stop()
         return Series.load(self._sampler.path)
 
-    def shut_down(self) -> Certificate:
-        """End the engine; the certificate says whether processes or device memory stayed behind."""
-        if self._link is not None:
-            self._link.close()
+    @property
+    def series_path(self) -> Path:
+        return self._sampler.path
+
+    def shut_down(self, failed: str = "") -> Certificate:
+        """End the engine; the certificate says whether processes or device memory stayed behind. Where the launch has
+        `failed` all are killed, so that the memory alone is judged."""
+        if failed:
+            if self._link is not None:
+                self._link.close()
+            self.worker.end()
+            left = self._settled_mib()
+            reason = f"{left} MiB of device memory above the baseline behind a launch that was killed: {failed}"
+            return Certificate(ok=None if left <= LEFT_OVER_MIB else False, figure=left, reason=reason)
         try:
-            killed = self.worker.close(CLOSE_TIMEOUT)
+            killed = self._link.end() if self._link is not None else []
+            killed += self.worker.close(CLOSE_TIMEOUT)
         except LaunchFailed as error:  # all was measured: the figures stay, with what is wrong
             return Certificate(ok=False, figure=0, reason=str(error))
         left = self._settled_mib()

@@ -1,35 +1,24 @@
-"""Run cases: launches of all engines in ABBA order, each a fresh process group, each saved as soon as it has ended."""
+"""Run cases: launches of all engines in ABBA order, each a fresh process group that measures one case or several."""
 
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import commit, machine, models, rates, store
+from harness import commit, machine, models, store
 from harness.envs import Environment
-from harness.errors import LaunchFailed, UserError
-from harness.measure import measure
+from harness.errors import UserError
+from harness.groups import Group, grouped, launches
 from harness.pending import Part, Pending
 from harness.plan import Key, Plan, spoken
 from harness.record import Launch, Record
-from harness.rig import Rig, log_path
 from harness.scenario import Scenario
-
-Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A launch in a run: its place over all engines, and its pair."""
-
-    order: int
-    pair: int
-    environment: Environment
+from harness.shift import Shift, Slot, Tell
 
 
 @dataclass(frozen=True)
@@ -45,7 +34,8 @@ class Run:
     report: Tell
     plan: Plan = field(default_factory=lambda: Plan("cpu"))
     pendings: list[Pending] = field(default_factory=list)
-    ahead: list[Key] = field(default_factory=list)  # case and engine of every launch still to come
+    ahead: list[list[Key]] = field(default_factory=list)  # what each launch still to come measures
+    share: bool = False  # inference cases share launches too
 
     def schedule(self) -> list[Slot]:
         """ABBA: every second pair runs its engines the other way round, so that drift hits all alike."""
@@ -55,52 +45,63 @@ class Run:
                 slots.append(Slot(len(slots) + 1, pair + 1, environment))
         return slots
 
-    def keys(self, cases: Iterable[str]) -> list[Key]:
-        """Case and engine of every launch, in order."""
-        return [(name, slot.environment.engine) for name in cases for slot in self.schedule()]
-
     def cases(self, cases: dict[str, Scenario]) -> tuple[list[Path], int]:
         """Run them all; the records written, and how many planned launches gave no figures."""
         for scenario in cases.values():
             models.find(scenario.model)
-        written, missing = [], 0
-        self.ahead.extend(self.keys(cases))
-        for at, (name, scenario) in enumerate(cases.items(), 1):
-            self.report(f"case {name} ({at} of {len(cases)})")
-            pending = Pending.open(self.root / ".work" / "pending", self._identity(name, scenario), self.resume)
-            self.pendings.append(pending)
-            if self.resume and not pending.resumed:
-                self.report("nothing to resume: no interrupted run of the same case, options, engines and commit")
-            if pending.records is None:
-                self._measure_case(name, scenario, pending)
-                pending.ended(self._save_records(name, scenario, pending))
-            else:
+        groups, done = grouped(cases, self.share), 0
+        self.ahead.extend(launches(groups, [slot.environment.engine for slot in self.schedule()]))
+        for group in groups:
+            self.report(_heading(group, done, len(cases)))
+            done += len(group.cases)
+            pendings = self._open(group)
+            if all(pending.records is not None for pending in pendings.values()):
                 del self.ahead[: len(self.schedule())]
                 self.report("its records are there from the interrupted run")
-            written += pending.records or []
-            missing += len(self.schedule()) - pending.good(self.environments)
+                continue
+            self._measure_group(group, pendings)
+            for name, pending in pendings.items():
+                if pending.records is None:
+                    pending.ended(self._save_records(name, group.cases[name], pending))
+        written = [path for pending in self.pendings for path in pending.records or []]
+        missing = len(cases) * len(self.schedule()) - self.kept
         for pending in self.pendings:
             pending.remove()
         return written, missing
+
+    def _open(self, group: Group) -> dict[str, Pending]:
+        """Where the launches of each case are kept until all have ended."""
+        root, names = self.root / ".work" / "pending", list(group.cases)
+        identities = {name: self._identity(name, case) | {"shared": names} for name, case in group.cases.items()}
+        pendings = {name: Pending.open(root, identity, self.resume) for name, identity in identities.items()}
+        if self.resume and not any(pending.resumed for pending in pendings.values()):
+            self.report("nothing to resume: no interrupted run of the same case, options, engines and commit")
+        self.pendings.extend(pendings.values())
+        return pendings
 
     @property
     def kept(self) -> int:
         """Finished launches that an interruption leaves for `--resume`."""
         return sum(pending.good(self.environments) for pending in self.pendings)
 
-    def _measure_case(self, name: str, scenario: Scenario, pending: Pending) -> None:
+    def _measure_group(self, group: Group, pendings: dict[str, Pending]) -> None:
         slots, broken = self.schedule(), set[str]()
         for slot in slots:
-            engine = self.ahead.pop(0)[1]
+            self.ahead.pop(0)
+            engine, names = slot.environment.engine, group.turned(slot.pair)
+            where = f"launch {slot.order} of {len(slots)}: {engine}"
             if engine in broken:
-                self.report(f"launch {slot.order} of {len(slots)}: {engine} skipped, it could not be started before")
-            elif _usable(pending, slots, slot):
-                self.report(f"launch {slot.order} of {len(slots)}: {engine} is there from the interrupted run")
-            else:
-                part = self._launch(name, scenario, slot, len(slots))
-                pending.save(engine, part)
-                if part.launch.error and not part.flags:
+                self.report(f"{where} skipped, it could not be started before")
+                continue
+            todo = [name for name in names if not _there(pendings[name], slots, slot)]
+            if len(todo) < len(names):
+                cases = "" if len(names) == 1 else f" with {len(names) - len(todo)} of {len(names)} cases"
+                self.report(f"{where}{cases} is there from the interrupted run")
+            while todo and engine not in broken:
+                ended = self._launch(group, todo, slot, len(slots), pendings)
+                if any(part.launch.error and not part.flags for part in ended):
                     broken.add(engine)
+                todo = todo[len(ended) :]
 
     def _save_records(self, name: str, scenario: Scenario, pending: Pending) -> list[Path]:
         """A record for each engine that has a good launch; the failed ones stand in it too."""
@@ -114,36 +115,31 @@ class Run:
                 records.append(path)
         return records
 
-    def _launch(self, name: str, scenario: Scenario, slot: Slot, of: int) -> Part:
-        engine, before, started = slot.environment.engine, machine.state(), datetime.now(UTC)
-        log = log_path(self.root / ".work" / "logs" / name / f"{started:%Y%m%dT%H%M%SZ}", engine, slot.order)
+    def _launch(
+        self, group: Group, names: Sequence[str], slot: Slot, of: int, pendings: dict[str, Pending]
+    ) -> list[Part]:
+        """Measure these cases of a group in one launch; those that ended, the one that failed among them."""
+        engine, started, ended = slot.environment.engine, time.monotonic(), dict[str, Part]()
+        where, keys = f"launch {slot.order} of {of}", [(name, engine) for name in names]
 
         def tell(what: str) -> None:
-            spent = (datetime.now(UTC) - started).total_seconds()
-            left = self.plan.total(self.ahead) + max(0.0, self.plan.seconds((name, engine)) - spent)
-            self.tell(f"launch {slot.order} of {of}: {engine}: {what}; about {spoken(left)} left")
+            left = self.plan.total(self.ahead) + max(0.0, self.plan.seconds(*keys) - (time.monotonic() - started))
+            self.tell(f"{where}: {engine}: {what}; about {spoken(left)} left")
 
-        launch = Launch(order=slot.order, pair=slot.pair, started=started, ended=started, boot_id=machine.boot_id())
-        with Rig(slot.environment, scenario.model, scenario.options, log, self.timeout, tell) as rig:
-            try:
-                measure(rig, scenario, launch, tell)
-            except LaunchFailed as error:
-                launch.error = str(error)
-                self.report(f"launch {slot.order} of {of} failed: {error}")
-        if slot.environment.device == "cuda":
-            launch.facts["measured_rates"] = self._rates(slot.environment)
-        launch.ended = datetime.now(UTC)
-        launch.machine_state = {"before": before, "after": machine.state()}
-        if launch.error is None:
-            seconds = (launch.ended - started).total_seconds()
-            self.plan.took((name, engine), seconds)
-            self.report(f"launch {slot.order} of {of}: {engine} took {seconds:.0f} s{_red(launch)}")
-        kept = str(log.relative_to(self.root / ".work" / "logs"))
-        return Part(launch=launch, flags=rig.flags, versions=rig.versions, log=kept)
+        def save(name: str, part: Part) -> None:
+            ended[name] = part
+            pendings[name].save(engine, part)
 
-    def _rates(self, environment: Environment) -> Any:
-        """What a copy and a matrix product reach on these GPUs, measured once a boot while no engine runs."""
-        return rates.measured(environment.python, self.root / ".work", environment.paths)
+        cases = {name: group.cases[name] for name in names}
+        Shift(slot, cases, len(group.cases) > 1, self.root / ".work", self.timeout, tell, save).run()
+        several = len(group.cases) > 1  # an engine that did not start is the error of all, told once
+        lines = [_outcome(where, engine, n if several and part.flags else "", part.launch) for n, part in ended.items()]
+        for line in dict.fromkeys(lines):
+            self.report(line)
+        for name, part in ended.items():
+            if part.launch.error is None:
+                self.plan.took((name, engine), part.launch)
+        return list(ended.values())
 
     def _identity(self, name: str, scenario: Scenario) -> dict[str, Any]:
         return {
@@ -158,10 +154,26 @@ class Run:
         }
 
 
-def _red(launch: Launch) -> str:
-    """The certificates that did not hold, for the line that a launch leaves."""
-    red = [f"{name}: {c.reason}" for name, c in launch.certificates.items() if c.ok is False]
-    return f", invalid ({'; '.join(red)})" if red else ""
+def _heading(group: Group, done: int, of: int) -> str:
+    """What is measured next, and how far that is in the run."""
+    names, last = ", ".join(group.cases), done + len(group.cases)
+    if len(group.cases) == 1:
+        return f"case {names} ({last} of {of})"
+    return f"cases {names} ({done + 1} to {last} of {of}), in turn in each launch"
+
+
+def _outcome(where: str, engine: str, case: str, launch: Launch) -> str:
+    """The line that a launch leaves of a case, with the certificates that did not hold."""
+    if launch.error:
+        return f"{where}{case and f': {case}'} failed: {launch.error}"
+    red = "; ".join(f"{name}: {c.reason}" for name, c in launch.certificates.items() if c.ok is False)
+    seconds = (launch.ended - launch.started).total_seconds()
+    return f"{where}: {engine}{case and f': {case}'} took {seconds:.0f} s{red and f', invalid ({red})'}"
+
+
+def _there(pending: Pending, slots: Sequence[Slot], slot: Slot) -> bool:
+    """Whether an interrupted run has left this launch of a case, or all of the case."""
+    return pending.records is not None or _usable(pending, slots, slot)
 
 
 def _usable(pending: Pending, slots: Sequence[Slot], slot: Slot) -> bool:

@@ -85,7 +85,7 @@ class Probe:
     """Reads rows: CPU times in seconds, memory in bytes, and what `Cards` says; null where nothing answers."""
 
     def __init__(self, leader: int, parent: int, n: Any, handles: list[Any]) -> None:
-        self._session, self._light = Session(leader), _open(f"/proc/{parent}/stat")
+        self._session, self._light = Session(leader, parent), _open(f"/proc/{parent}/stat")
         self._stat, self._load, self._memory = map(_open, ("/proc/stat", "/proc/loadavg", "/proc/meminfo"))
         self._throttles = [_open(path) for path in throttle_files(Path("/proc/self/cgroup"), CGROUPS)]
         count, mine = _read(self._stat, WHOLE).count(b"\ncpu"), os.sched_getaffinity(0)
@@ -187,10 +187,12 @@ class Member:
 
 
 class Session:
-    """The processes of a session: their CPU seconds never fall, whoever of them ends."""
+    """The processes of an engine's session, and of the other sessions that `parent` has its children lead (senders of
+    weights): their CPU seconds never fall, whoever of them ends."""
 
-    def __init__(self, leader: int) -> None:
-        self._leader, self._scanned, self._seconds = leader, -SCAN, 0.0
+    def __init__(self, leader: int, parent: int = 0) -> None:
+        self._parent, self._scanned, self._seconds = parent, -SCAN, 0.0
+        self._ours = {leader: True, os.getpid(): False}  # by session
         self._members: dict[int, Member] = {}
 
     def read(self, now: float) -> tuple[float, int]:
@@ -226,8 +228,14 @@ class Session:
     def _scan(self) -> None:
         for pid in psutil.pids():
             with contextlib.suppress(OSError):
-                if pid not in self._members and os.getsid(pid) == self._leader and (file := _open(f"/proc/{pid}/stat")):
+                if pid not in self._members and self._own(os.getsid(pid)) and (file := _open(f"/proc/{pid}/stat")):
                     self._members[pid] = Member(file, Times(0, 0.0, 0.0, 0))
+
+    def _own(self, session: int) -> bool:
+        if session not in self._ours:
+            times = Times.of(Path(f"/proc/{session}/stat").read_bytes())
+            self._ours[session] = times is not None and times.parent == self._parent
+        return self._ours[session]
 
 
 def host_times(stat: bytes, cpus: set[bytes]) -> tuple[float | None, float | None]:

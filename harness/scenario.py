@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.errors import UserError, nearest
 
@@ -22,6 +22,7 @@ class Options:
 
     dtype: str = "bfloat16"
     seed: int = 0
+    tensor_parallel: int = 1  # GPUs that share each matrix
     max_model_len: int = 4096
     max_running: int = 512  # requests at once
     chunked_prefill: int = 8192  # prompt tokens in one forward pass
@@ -46,8 +47,11 @@ class Options:
 class Scenario(ABC):
     """Parameters of a measurement, and how one step of it runs. `gpus` 0: a CPU suffices.
 
-    `steady`: the metric that must have settled before steps count, and must not drift while they do.
+    `steady`: the metric that must have settled before steps count, and must not drift while they do. `shares`: cases
+    differ only in what is done to a running engine, so those of equal settings are measured in turn in one launch.
     """
+
+    shares: ClassVar[bool] = False
 
     model: str
     gpus: int = 0

@@ -1,7 +1,8 @@
 """Tables of the command line that show what there is: cases, options, a plan, a record."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 from rich.table import Table
 
@@ -47,13 +48,16 @@ def of_options() -> Table:
     return table
 
 
-def of_plan(expected: Plan, keys: Sequence[Key], launches: int) -> Table:
-    """What a run would do: launches of each case and engine, and how long they take."""
-    total = spoken(expected.total(keys) * launches)
+def of_plan(expected: Plan, planned: Sequence[Sequence[Key]], launches: int) -> Table:
+    """What a run would do: launches of each engine for one case, or for several that share them; how long they take."""
+    total = spoken(expected.total(planned) * launches)
     table = Table("case", "engine", "launches", "a launch", title=f"about {total} in all", title_justify="left")
-    for key in keys:
-        how = "measured before" if expected.known.get(key) else "a guess"
-        table.add_row(*key, str(launches), f"{spoken(expected.seconds(key))} ({how})")
+    for keys in planned:
+        known = sum(bool(expected.known.get(key)) for key in keys)
+        how = "measured before" if known == len(keys) else "partly a guess" if known else "a guess"
+        shared = f" for its {len(keys)} cases" if len(keys) > 1 else ""
+        names = "\n".join(case for case, _ in keys)
+        table.add_row(names, keys[0][1], str(launches), f"{spoken(expected.seconds(*keys))}{shared} ({how})")
     return table
 
 
@@ -75,10 +79,15 @@ def of_record(found: Record) -> Table:
 
 
 def _launch(launch: Launch) -> str:
-    lines = [_certificate(name, certificate) for name, certificate in launch.certificates.items()]
+    lines = [_shared(launch.facts["shared"])] if "shared" in launch.facts else []
+    lines += [_certificate(name, certificate) for name, certificate in launch.certificates.items()]
     lines += [f"{name}: {', '.join(f'{v:g}' for v in values)}" for name, values in launch.samples.items()]
     lines += [f"{name}: none, {why}" for name, why in launch.facts.get("not_computed", {}).items()]
     return "\n".join(lines)
+
+
+def _shared(fact: Mapping[str, Any]) -> str:
+    return f"case {fact['position']} of {len(fact['cases'])} in its launch: {', '.join(fact['cases'])}"
 
 
 def _certificate(name: str, certificate: Certificate) -> str:

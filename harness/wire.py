@@ -36,16 +36,15 @@ class Wire:
         except BrokenPipeError as error:
             raise Closed from error
 
-    def receive(self, deadline: float | None = None, watch: int | None = None) -> Message:
-        """The next message. `deadline` is on `time.monotonic()`; `watch` is a descriptor (a pidfd) whose readiness
-        means that no more will come.
+    def receive(self, deadline: float | None = None, *watch: int) -> Message:
+        """The next message. `deadline` is on `time.monotonic()`; `watch` are descriptors (pidfds) of which one's
+        readiness means that no more will come.
 
-        Raises TimeoutError at the deadline, and Closed when the pipe ends or `watch` becomes ready first.
+        Raises TimeoutError at the deadline, and Closed when the pipe ends or one of `watch` becomes ready first.
         """
         poll = select.poll()
-        for descriptor in (self.incoming, watch):
-            if descriptor is not None:
-                poll.register(descriptor, select.POLLIN)
+        for descriptor in (self.incoming, *watch):
+            poll.register(descriptor, select.POLLIN)
         while (end := self._buffer.find(b"\n")) < 0:
             left = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
             ready = {descriptor for descriptor, _ in poll.poll(left)}

@@ -72,6 +72,26 @@ def test_dry_run_shows_the_plan_and_starts_nothing(results: Path) -> None:
     assert not list(results.rglob("*.json*"))
 
 
+def test_dry_run_shows_which_cases_share_launches(results: Path) -> None:
+    done = rollbench("run", "weight_sync/tiny-*", "-e", "fake", "--dry-run", "--launches", "2", COLUMNS="120")
+    assert done.returncode == 0, done.stderr
+    assert "about 3 min in all" in done.stdout  # 25 + 3 * 20 s, twice
+    assert "85 s for its 3 cases (a guess)" in done.stdout
+    chosen = "run", "single_turn/tiny-1", "single_turn/tiny-16", "-e", "fake", "--dry-run"
+    assert "for its" not in rollbench(*chosen, COLUMNS="120").stdout
+    assert "65 s for its 2 cases (a guess)" in rollbench(*chosen, "--share", COLUMNS="120").stdout
+
+
+def test_share_puts_inference_cases_into_one_launch(results: Path) -> None:
+    chosen = "run", "single_turn/tiny-1", "single_turn/tiny-16", "-e", "fake", "--launches", "1", "--share"
+    done = rollbench(*chosen, COLUMNS="120")
+    assert done.returncode == 0, done.stderr
+    assert "launch 1 of 1: fake: single_turn/tiny-16 (2 of 2): step 8 of 8" in done.stdout
+    assert done.stdout.count("waiting for fake to start") == 1
+    shared = [found.launches[0].facts["shared"] for _, found in store.scan(results) if isinstance(found, Record)]
+    assert [fact["position"] for fact in shared] == [1, 2]
+
+
 def test_a_recorded_trace_is_run_as_a_case(results: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     assert rollbench("trace", "single_turn/tiny-1", str(file)).returncode == 0

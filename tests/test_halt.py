@@ -70,7 +70,7 @@ def test_what_is_kept_goes_on_with_the_new_weights(clock: Clock, mode: str) -> N
     np.testing.assert_array_equal(out.tokens_BT[:, :5], old[:, :5])
     np.testing.assert_array_equal(out.tokens_BT[:, 5:], new[:, 5:])
     assert (found["in_flight"], found["aborted"], found["lost"], found["late"]) == (4, 0, 0, 0)
-    assert found["load"] == pytest.approx(SYNC)
+    assert found["worker"] == pytest.approx(SYNC)
     assert found["gap"] == pytest.approx(SYNC)  # the token that was on its way waits in the engine
     assert float(out.seconds) == pytest.approx(10 * EACH + SYNC - EACH)
     assert found["forgotten"] is (mode == "recompute")

@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 import pytest
 
 from benchmarks.inflight_sync import CASES, InflightSync
-from harness import client, envs, inflight
+from harness import envs, inflight
 from harness.errors import LaunchFailed
 from harness.inflight import Interruption, Mode, Sync
 from harness.link import Link
@@ -20,7 +20,7 @@ from harness.worker.engines import MODES
 from harness.workload import independent
 
 GOOD = Sync(
-    mode="abort", send=0.1, pause=0.2, load=0.3, control=0.01, forget=0.02, resume=0.001, first=0.5, gap=1.0,
+    mode="abort", send=0.1, pause=0.2, worker=0.3, control=0.01, forget=0.02, resume=0.001, first=0.5, gap=1.0,
     in_flight=4, aborted=4, lost=20, late=4, late_cached=0, forgotten=True, forgotten_at_last=True, old=30, tokens=200,
 )  # fmt: skip
 
@@ -28,14 +28,14 @@ GOOD = Sync(
 class Joined:
     """A link to the fake, which takes other weights at every sync and needs no sender."""
 
-    transport, how = "shm", "copies"
+    transport, how, together = "shm", "copies", False
 
-    def __init__(self) -> None:
-        self.done: list[Any] = []
+    def __init__(self, rig: Rig) -> None:
+        self.rig, self.done = rig, list[Any]()
 
-    def _send(self, name: str, **args: Any) -> client.Reply:
-        self.done.append(name)
-        return client.Reply(None, 0.25)
+    def send(self) -> float:
+        self.done.append("send")
+        return 0.25
 
     def update(self, step: int) -> None:
         self.done.append(step)
@@ -55,8 +55,8 @@ def requests(tokens: int = 20) -> Requests:
     return independent((1,), [40] * 4, [tokens] * 4, 1000)
 
 
-def link() -> tuple[Link, list[Any]]:
-    joined = Joined()
+def link(rig: Rig) -> tuple[Link, list[Any]]:
+    joined = Joined(rig)
     return cast(Link, joined), joined.done
 
 
@@ -66,13 +66,13 @@ def test_both_sides_know_the_same_modes() -> None:
 
 @pytest.mark.parametrize("mode", get_args(Mode))
 def test_a_call_with_a_sync_comes_back_with_what_it_cost(rig: Rig, mode: Mode) -> None:
-    joined, done = link()
+    joined, done = link(rig)
     out, sync = inflight.generate(rig, joined, requests(), Interruption(mode), temperature=0.0)
     assert done == ["send"]
     assert out.output_B.tolist() == [20] * 4
     assert out.gaps_N.size == 4 * 19
     assert (sync.mode, sync.in_flight, sync.tokens, sync.send) == (mode, 4, 80, 0.25)
-    assert sync.gap > sync.load >= 0.02
+    assert sync.gap > sync.worker >= 0.02
     assert sync.old == out.old_B.sum() == {"abort": 0, "drain": 80}.get(mode, sync.old)
     assert (sync.lost > 0) is (mode == "abort")
     assert list(sync.wrong(caching=True)) == []
@@ -84,14 +84,14 @@ def test_a_call_with_a_sync_comes_back_with_what_it_cost(rig: Rig, mode: Mode) -
 
 @pytest.mark.parametrize("mode", get_args(Mode))
 def test_the_new_weights_answer_behind_it(rig: Rig, mode: Mode) -> None:
-    joined, done = link()
+    joined, done = link(rig)
     proof = inflight.prove(rig, joined, 7, requests(), Interruption(mode))
     assert proof.ok, proof.reason
     assert done == [7, "send"]
 
 
 def test_weights_that_did_not_come_are_noticed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    joined, _ = link()
+    joined, _ = link(rig)
     plain = rig.generate(requests(), temperature=0.0, audited=False)
     monkeypatch.setattr(inflight, "generate", lambda *_, **__: (plain, GOOD))
     proof = inflight.prove(rig, joined, 7, requests(), Interruption("keep"))
@@ -101,7 +101,7 @@ def test_weights_that_did_not_come_are_noticed(rig: Rig, monkeypatch: pytest.Mon
 
 
 def test_other_weights_than_those_sent_are_noticed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    joined, _ = link()
+    joined, _ = link(rig)
 
     def sync() -> None:
         rig.flush()
@@ -110,21 +110,30 @@ def test_other_weights_than_those_sent_are_noticed(rig: Rig, monkeypatch: pytest
     monkeypatch.setattr(joined, "sync", sync)  # the fake's weights are others again
     proof = inflight.prove(rig, joined, 7, requests(), Interruption("keep"))
     assert proof.ok is False
-    assert "of the tokens are those of the same weights brought in while idle" in proof.reason
+    assert "apart from those of the same weights brought in while idle" in proof.reason
 
 
 def test_a_sync_that_comes_too_late_fails_the_launch(rig: Rig) -> None:
     with pytest.raises(LaunchFailed, match="before the interruption was due"):
-        inflight.generate(rig, link()[0], requests(), Interruption("keep", share=1.5), temperature=0.0)
+        inflight.generate(rig, link(rig)[0], requests(), Interruption("keep", share=1.5), temperature=0.0)
+
+
+def test_a_transport_that_needs_the_engine_to_send_is_refused(rig: Rig) -> None:
+    joined, done = link(rig)
+    joined.together, joined.transport = True, "nccl"
+    with pytest.raises(ValueError, match="nccl sends while the engine takes"):
+        inflight.generate(rig, joined, requests(), Interruption("keep"), temperature=0.0)
+    assert done == []
 
 
 def test_figures_are_shares_of_the_step() -> None:
     figures = GOOD.figures()
     assert figures["tokens_lost"] == pytest.approx(0.1)
     assert figures["tokens_old"] == pytest.approx(0.15)
-    assert figures["sync_control"] == pytest.approx(0.03)
+    assert (figures["sync_worker"], figures["sync_control"], figures["sync_flush"]) == (0.3, 0.01, 0.02)
     assert (figures["sync_pause"], figures["sync_resume"], figures["sync_gap"]) == (0.2, 0.5, 1.0)
     assert "sync_resume" not in replace(GOOD, first=None).figures()  # nothing came behind it
+    assert "sync_flush" not in replace(GOOD, forgotten=False).figures()
 
 
 @pytest.mark.parametrize(
@@ -162,7 +171,7 @@ def test_every_case_has_room_for_its_requests(case: InflightSync) -> None:
 
 @pytest.mark.parametrize("mode", get_args(Mode))
 def test_a_step_of_the_scenario_gives_its_figures_and_facts(rig: Rig, mode: Mode) -> None:
-    joined, done = link()
+    joined, done = link(rig)
     rig._link = joined
     case = InflightSync(model="tiny-qwen3", mode=mode, prompts=4, input_tokens=40, output_tokens=20)
     figures = case.step(rig, 3)

@@ -35,7 +35,7 @@ class Steps:
         self.steps = 0
         self.gate = threading.Event()
         self.gate.set()
-        self.paused = False
+        self.paused, self.each = False, 0.0  # seconds that a step takes
         self.batch_queue: list[str] = []  # under way, with asynchronous scheduling
         self.scheduler = SimpleNamespace(has_requests=lambda: not self.paused and bool(self.left))
         self.engine_core = SimpleNamespace(engine_core=self)
@@ -67,6 +67,7 @@ class Steps:
         self.steps += 1
         self.events.append(("step", sorted(self.left)))
         self.gate.wait(10)
+        time.sleep(self.each)
         if self.steps == self.fail_in_step:
             raise Broken("in a step")
         if self.paused:
@@ -259,6 +260,7 @@ def test_who_waits_no_more_is_no_trouble(loop: asyncio.AbstractEventLoop) -> Non
 def paused(loop: asyncio.AbstractEventLoop, engine: InProcess, mode: str) -> tuple[list[int], int, int]:
     """A request of 50 tokens, paused behind the third for 20 ms: what it got, the steps when it was paused and when it
     was to go on."""
+    engine.engine.each = 0.002
 
     async def send() -> tuple[list[int], int, int]:
         running = asyncio.create_task(tokens(engine.generate("fine", 50, "a")))

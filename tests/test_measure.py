@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from benchmarks.single_turn import CASES
 from harness import machine, measure
 from harness.audit import Audit
+from harness.record import Certificate, Launch
 from harness.rollouts import Answer, gather
 from harness.series import Series
 from harness.workload import independent
@@ -94,6 +97,30 @@ def test_on_a_gpu_memory_is_the_peak_above_the_baseline_and_energy_the_counter(m
     assert 0 < found["mfu"] < 1
     assert found["mbu"] > 0
     assert missing == {}
+
+
+def filled(folder: Path, **facts: Any) -> Launch:
+    """The launch of a case that was opened at 3.5 s of a series, and measured from 4.5 to 5.5 s."""
+    now, rss = datetime.now(UTC), [1, 9, 2, 1, 3, 5, 2, 4]
+    seen = series(t=[float(t) for t in range(8)], own=[0.0] * 8, rss=[x * 2**30 for x in rss])
+    launch = Launch(order=1, pair=1, started=now, ended=now, boot_id="boot", facts=facts)
+    case = measure.Measured("a", CASES["tiny-16"], folder / "a.log", launch, opened=3.5, begun=4.5, ended=5.5)
+    measure.fill(case, seen, 0.0, Certificate(ok=True, figure=0, reason="clean"))
+    return launch
+
+
+def test_memory_of_a_case_that_shares_its_launch_is_its_own(tmp_path: Path) -> None:
+    alone, shared = filled(tmp_path), filled(tmp_path, shared={"cases": ["a", "b"], "position": 1})
+    assert (alone.samples["peak_memory"], shared.samples["peak_memory"]) == ([9.0], [5.0])
+    assert alone.samples["host_memory"] == shared.samples["host_memory"] == [5.0]
+    assert shared.facts["shared"] == {"cases": ["a", "b"], "position": 1}
+
+
+def test_a_window_without_a_row_says_why_there_is_no_memory() -> None:
+    window = series().window(0.2, 0.8)
+    found, missing = measure.launch_figures(rig(), CASES["tiny-16"], window, window)
+    assert found == {}
+    assert missing["peak_memory"] == "the sampler read no memory of the processes"
 
 
 def test_a_gpu_without_known_peaks_has_no_utilisation(monkeypatch: pytest.MonkeyPatch) -> None:

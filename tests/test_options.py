@@ -17,7 +17,7 @@ APART = {"threads", "native", "multiprocessing", "kv_tokens"}  # no row: variabl
 VALUES = {  # of each option with a row: one that is not the default
     "dtype": "float16", "seed": 7, "max_model_len": 1234, "max_running": 17, "chunked_prefill": 999, "graph_batch": 33,
     "eager": True, "prefix_caching": False, "memory_fraction": 0.33, "sleep": True, "kv_dtype": "fp8",
-    "attention": "triton",
+    "attention": "triton", "tensor_parallel": 2,
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.replay import Replay
 from benchmarks.single_turn import SingleTurn
-from harness import client, envs, runner, store
+from harness import client, envs, runner, shift, store
 from harness.envs import Environment
 from harness.errors import LaunchFailed, UserError
 from harness.pending import Pending
@@ -113,7 +113,7 @@ def test_engine_that_dies_in_the_middle_costs_only_its_launch(tmp_path: Path) ->
 
 
 def test_engine_that_dies_once_leaves_the_record_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure, calls = runner.measure, []
+    measure, calls = shift.measure, []
 
     def flaky(*arguments: Any) -> None:
         calls.append(1)
@@ -121,7 +121,7 @@ def test_engine_that_dies_once_leaves_the_record_of_the_others(tmp_path: Path, m
         if len(calls) == 2:
             raise LaunchFailed("fake: died in generate")
 
-    monkeypatch.setattr(runner, "measure", flaky)
+    monkeypatch.setattr(shift, "measure", flaky)
     (record,), failed, _ = run(tmp_path, CASE, launches=3)
     assert failed == 1
     assert [launch.error for launch in record.launches] == [None, "fake: died in generate", None]

@@ -11,14 +11,15 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     0: ("efficiency", "errors", "metrics", "paths", "rollouts", "stats", "wire", "progress"),
     1: ("machine", "models", "workload", "worker"),
     2: ("envs", "record", "client", "sampler"),
-    3: ("audit", "inflight", "link", "commit", "store", "series"),
-    4: ("scenario", "rig", "pending", "plan", "rates", "trace"),
-    5: ("measure", "inference", "compare", "doctor"),
-    6: ("runner", "tables", "selfcheck", "clientcheck", "crosscheck"),
-    7: ("cli",),
+    3: ("audit", "link", "commit", "store", "series"),
+    4: ("scenario", "rig", "proof", "pending", "plan", "rates", "trace"),
+    5: ("measure", "inference", "inflight", "groups", "compare", "doctor"),
+    6: ("shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
+    7: ("runner",),
+    8: ("cli",),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
-SAME_LEVEL = {("rig", "scenario"), ("record", "machine")}
+SAME_LEVEL = {("rig", "scenario"), ("record", "machine"), ("groups", "inference")}
 FILES = sorted((PROJECT / "harness").rglob("*.py"))
 
 

@@ -43,7 +43,7 @@ def test_watched_descriptor_ends_the_wait(ends: tuple[Wire, Wire]) -> None:
     readable, writable = os.pipe()
     os.write(writable, b"x")
     with pytest.raises(Closed):
-        ends[0].receive(time.monotonic() + 5, watch=readable)
+        ends[0].receive(time.monotonic() + 5, readable)
 
 
 def test_message_that_came_before_the_end_is_not_lost(ends: tuple[Wire, Wire]) -> None:

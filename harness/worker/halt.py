@@ -110,10 +110,10 @@ class Halt:
         await self.engine.resume()
         times.append(time.perf_counter())
         self.opened.set()
-        self.times, load = times, max(reply["load"] for reply in replies)
+        self.times, worker = times, max(reply["worker"] for reply in replies)
         pause, weights, forget, resume = (b - a for a, b in pairwise(times))
         self.found |= {
-            "pause": pause, "load": load, "control": weights - load, "forget": forget, "resume": resume,
+            "pause": pause, "worker": worker, "control": weights - worker, "forget": forget, "resume": resume,
             "forgotten": forgotten,
         }  # fmt: skip
 

@@ -40,6 +40,10 @@ def _kv_dtype(value: str, engine: int) -> Flags:
 ROWS = {
     "dtype": Row("of weights and activations", lambda v: {"dtype": v}, lambda v: {"dtype": v}),
     "seed": Row("of sampling", lambda v: {"seed": v}, lambda v: {"random_seed": v}),
+    "tensor_parallel": Row(
+        "processes that share each matrix, a GPU each",
+        lambda v: {"tensor_parallel_size": v} if v > 1 else {}, lambda v: {"tp_size": v} if v > 1 else {},
+    ),
     "max_model_len": Row(
         "tokens of a prompt and its answer", lambda v: {"max_model_len": v}, lambda v: {"context_length": v}
     ),
@@ -81,6 +85,7 @@ ROWS = {
 
 EXAMPLES = {
     "eager": True,
+    "tensor_parallel": 2,
     "sleep": True,
     "kv_dtype": "fp8",
     "attention": "fa3",

@@ -1,38 +1,40 @@
-"""Taking weights in, inside the process of an engine that holds the model.
+"""Taking weights in, inside a process of an engine that holds a part of the model."""
 
-vLLM: `Extension` becomes part of its worker, called by `collective_rpc`. SGLang: `sglang_install`, as a custom weight
-loader, gives its scheduler one more call. Requests and replies are what JSON can hold.
-"""
-
-import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from harness.worker import transports
-from harness.worker.flat import Slot
+from harness.worker.flat import Piece, Slot
+from harness.worker.source import Source
 
 Request = dict[str, Any]
 FLOOR_COPIES = 20
+FLOOR_BYTES = 1 << 30  # of the scratch buffers that measure a path; longer copies are no faster
 
 
 class Receiver:
-    """What one model process needs to take weights in, kept from one sync to the next.
+    """What one process needs to take weights in, kept from one sync to the next.
 
-    `model()` is the model; `load` gives named tensors to the engine's own loader; `read` has it read a checkpoint.
+    `model()` is its part of the model; `load` gives named tensors to the engine's own loader; `read` has it read a
+    checkpoint; `flush` empties the prefix cache where this process can, else it is None. `packs`: why no copies can be
+    recorded from the loader, where that is so.
     """
 
     def __init__(
-        self, model: Callable[[], Any], load: Callable[[Iterable[Any]], Any], read: Callable[[str], Any]
+        self,
+        model: Callable[[], Any],
+        load: Callable[[Iterable[Any]], Any],
+        read: Callable[[str], Any],
+        flush: Callable[[], None] | None = None,
+        rank: int = 0,
     ) -> None:
-        self.model, self.load, self.read = model, load, read
-        self.address: Request = {}
+        self.model, self.load, self.read, self.flush, self.rank = model, load, read, flush, rank
+        self.packs = ""
+        self.addresses: list[Request] = []
         self.plan: Any = None
-        self.transport: Any = None
-        self.buffer: Any = None
+        self.source: Source | None = None
 
     def answer(self, request: Request) -> Any:
         """Do what a request names. Raises ValueError for a name that is none."""
@@ -41,43 +43,84 @@ class Receiver:
             raise ValueError(f"no such request: {request['do']}")
         return call(**{name: value for name, value in request.items() if name != "do"})
 
-    def do_open(self, transport: str, address: Request, slots: list[list[Any]], dtype: str) -> dict[str, Any]:
-        """Open what the sender offers and, where it is a buffer, record how its tensors go into the model; facts."""
+    def do_open(self, transport: str, addresses: list[Request], slots: list[list[Any]], dtype: str) -> dict[str, Any]:
+        """Open what the senders offer and, where that is memory, plan how their tensors go into the model; facts."""
         import torch
 
         from harness.worker.plan import Plan
 
         self.do_close()
-        start = time.perf_counter()
-        self.transport, self.address = transports.load(transport), address
-        buffer = self.buffer = self.transport.opened(address, self.device)
-        facts: dict[str, Any] = {"open_s": time.perf_counter() - start}
-        if buffer is None:
-            return facts
+        start, self.addresses = time.perf_counter(), addresses
+        self.source = transports.load(transport).opened(addresses, self.device, self.rank)
+        if self.source is None:
+            return {"open_s": time.perf_counter() - start}
+        facts: dict[str, Any] = {"open_s": time.perf_counter() - start, "staging_bytes": self.source.own}
         found = [Slot(name, tuple(shape), offset, size) for name, shape, offset, size in slots]
-        self.plan = Plan.record(self.model(), self.load, buffer, found, getattr(torch, dtype))
+        if self.plan is None or self.plan.slots != found:
+            self.plan = Plan.record(self.model(), self.load, found, getattr(torch, dtype), self.packs)
+        self.plan.bind(self.source.segments([[Piece(*piece) for piece in a["pieces"]] for a in addresses]))
         self.fence()
-        facts |= self.plan.facts
-        return facts
+        return facts | self.source.facts | dict(self.plan.facts)
 
     def do_close(self) -> None:
-        """Let go of what was opened."""
-        self.plan = None
-        if self.buffer is not None:
+        """Let go of what was opened; the plan stays for the next."""
+        if self.plan is not None:
+            self.plan.stages = []
+        if self.source is not None:
             self.fence()
-            self.transport.closed(self.buffer)
-            self.buffer = None
+            self.source.close()
+            self.source = None
 
-    def do_sync(self, how: str) -> dict[str, float]:
-        """Bring the sender's weights in; seconds of the load, fenced on the device."""
+    def do_sync(self, how: str, apart: bool = False, flush: bool = False) -> dict[str, float]:
+        """Bring the senders' weights in; seconds of it all, fenced on the device. `apart`: seconds of each part too,
+        fenced one by one. `flush`: empty the prefix cache while the device copies."""
+        if flush and self.flush is None:
+            raise RuntimeError("this process cannot empty the prefix cache")
         self.fence()
-        start = time.perf_counter()
-        if self.plan is None:
-            self.read(self.address["path"])
+        start, phases = time.perf_counter(), dict[str, float]()
+        if self.source is None:
+            self.read(self.addresses[0]["path"])
+        elif apart:
+            phases = self._apart(self.source, how)
         else:
-            self.plan.replay(how)
+            self._bring(self.source, how)
+        if flush and self.flush is not None:
+            self.flush()
         self.fence()
-        return {"load": time.perf_counter() - start}
+        return {"worker": time.perf_counter() - start, **phases}
+
+    def _bring(self, source: Source, how: str) -> None:
+        """Stage by stage, the next one fetched while one is copied."""
+        if how == "loader":
+            self.load(self._given(source))
+            return
+        begun = source.fetch(0)
+        for stage in range(len(source.stages)):
+            source.wait(begun)
+            if stage + 1 < len(source.stages):
+                begun = source.fetch(stage + 1)
+            self.plan.replay(how, stage)
+
+    def _given(self, source: Source) -> Iterable[Any]:
+        """Tensors for the engine's loader, in one call over all stages."""
+        for at in range(len(source.stages)):
+            source.wait(source.fetch(at))
+            yield from self.plan.named(at)
+
+    def _apart(self, source: Source, how: str) -> dict[str, float]:
+        """Seconds of the transfers and of the loads, nothing at the same time."""
+        if how == "loader" and len(source.stages) > 1:
+            return {}
+        transfer = load = 0.0
+        for stage in range(len(source.stages)):
+            start = time.perf_counter()
+            source.wait(source.fetch(stage))
+            self.fence()
+            middle = time.perf_counter()
+            self.plan.replay(how, stage)
+            self.fence()
+            transfer, load = transfer + middle - start, load + time.perf_counter() - middle
+        return {"transfer": transfer, "load": load} if source.facts else {"load": load}
 
     def do_read(self, path: str) -> None:
         """Have the engine read a checkpoint."""
@@ -93,29 +136,35 @@ class Receiver:
         names = "memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved"
         return {f"torch_{name}": getattr(torch.cuda, name)() / (1 << 30) for name in names}
 
+    def do_facts(self) -> dict[str, Any]:
+        """What the plan has learned since it was recorded."""
+        return dict(self.plan.facts) if self.plan is not None else {}
+
     def do_hashes(self) -> dict[str, int]:
         """Of each parameter a position-weighted hash; parameters whose memory the engine has hidden are missing."""
-        from harness.worker.plan import hashes
+        from harness.worker.hashes import hashes
 
         return hashes(self.model())
 
     def do_bytes(self) -> int:
         """Bytes of all parameters that a hash covers."""
-        from harness.worker.plan import distinct
+        from harness.worker.hashes import distinct
 
         return sum(parameter.nbytes for parameter in distinct(self.model()).values())
 
-    def do_sent(self) -> int | None:
-        """A hash of the buffer as this process sees it; None where there is none."""
-        from harness.worker.plan import hashed
+    def do_sent(self) -> list[int] | None:
+        """A hash of each sender's buffer as this process sees it; None where it does not see them whole."""
+        from harness.worker.hashes import hashed
 
-        return None if self.buffer is None else hashed(self.buffer)
+        if self.source is None or self.source.facts:
+            return None
+        return [hashed(part.tensor) for part in self.source.stages[0]]
 
     def do_scramble(self, value: float) -> None:
         """Make every parameter wrong, so that what is right afterwards was loaded."""
         import torch
 
-        from harness.worker.plan import distinct
+        from harness.worker.hashes import distinct
 
         with torch.no_grad():
             for parameter in distinct(self.model()).values():
@@ -126,24 +175,42 @@ class Receiver:
         """Make two copies of the plan take each other's source: a proof must notice."""
         self.plan.swap()
 
-    def do_floor(self, size: int) -> float:
-        """Seconds of one plain copy of so many bytes on the model's device, the median of some: no sync is faster."""
+    def do_floor(self, size: int) -> dict[str, float]:
+        """What no sync goes below, in seconds: `device`, a plain copy of `size` bytes on the model's device; `path`,
+        copies of what this process takes, from where it lies (this GPU, another, the host)."""
+        rate = self._rate(self.device, size)
+        found = {"device": size / rate}
+        pairs = [pair for stage in self.plan.stages for pair in stage.pairs] if self.plan is not None else []
+        taken: dict[str, int] = {}
+        for pair in pairs:
+            taken[str(pair.out_of.device)] = taken.get(str(pair.out_of.device), 0) + pair.into.nbytes
+        if taken:
+            found["path"] = sum(
+                count / (rate if place == str(self.device) else self._rate(place, count))
+                for place, count in taken.items()
+            )
+        return found
+
+    def _rate(self, place: Any, size: int) -> float:
+        """Bytes a second of one plain copy from a place to the model's device, the median of some."""
         import torch
 
-        half = size // 2  # a second buffer of the whole size may not fit beside the model
-        a, b = (torch.zeros(half, dtype=torch.uint8, device=self.device) for _ in range(2))
+        half = min(size // 2, FLOOR_BYTES)  # a second buffer of the whole size may not fit beside the model
+        into = torch.zeros(half, dtype=torch.uint8, device=self.device)
+        locked = str(place) == "cpu" and self.device.type == "cuda"
+        out_of = torch.zeros(half, dtype=torch.uint8, device=place, pin_memory=locked)
         times = []
         for _ in range(FLOOR_COPIES + 3):
             self.fence()
             start = time.perf_counter()
             for _ in range(2):
-                a.copy_(b, non_blocking=True)
+                into.copy_(out_of, non_blocking=True)
             self.fence()
             times.append(time.perf_counter() - start)
-        del a, b
+        del into, out_of
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        return statistics.median(times[3:])
+        return 2 * half / statistics.median(times[3:])
 
     @property
     def device(self) -> Any:
@@ -154,74 +221,3 @@ class Receiver:
 
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-
-
-class Extension:
-    """Becomes a base of vLLM's worker class."""
-
-    model_runner: Any
-    reload_weights: Any
-
-    def rollbench(self, request: Request) -> Any:
-        if not hasattr(self, "_rollbench"):
-            self._rollbench = Receiver(lambda: self.model_runner.model, self._load, self._read)
-        return self._rollbench.answer(request)
-
-    def rollbench_attention(self) -> dict[str, Any]:
-        """The attention backends that the engine chose, and FlashAttention's version."""
-        found: dict[str, Any] = {"attention_backend": sorted(
-            {group.backend.get_name() for groups in self.model_runner.attn_groups for group in groups}
-        )}  # fmt: skip
-        if "FLASH_ATTN" in found["attention_backend"]:
-            from vllm.v1.attention.backends.fa_utils import get_flash_attn_version
-
-            found["flash_attn_version"] = get_flash_attn_version()
-        return found
-
-    def _load(self, named: Iterable[Any]) -> None:
-        """On a CPU vLLM packs its matrices after loading, and only its reloading knows the way back."""
-        if self._rollbench.device.type == "cpu":
-            self.reload_weights(weights_iterator=iter(list(named)))
-        else:
-            self.model_runner.model.load_weights(named)
-
-    def _read(self, path: str) -> None:
-        self.reload_weights(weights_path=path)
-
-
-def sglang_install(model: Any, named_tensors: Any) -> None:
-    """Give SGLang's scheduler, in whose process this runs, the call `rollbench(request, flush, reply)`.
-
-    `reply` is a path for what it returns, since such calls return nothing. With `flush` the prefix cache is emptied by
-    the same call, which spares a round trip.
-    """
-    from sglang.srt.managers.scheduler import Scheduler
-
-    def rollbench(self: Any, request: Request, flush: bool, reply: str) -> None:
-        if not hasattr(self, "_rollbench"):
-            runner = self.tp_worker.model_runner
-            self._rollbench = Receiver(
-                lambda: runner.model,
-                runner.model.load_weights,
-                lambda path: _read(runner, path),
-            )
-        value = self._rollbench.answer(request)
-        if flush and self.flush_cache() is False:
-            raise RuntimeError("SGLang did not flush its cache: requests are still running")
-        scratch = Path(f"{reply}.{os.getpid()}")
-        scratch.write_text(json.dumps(value))
-        scratch.replace(reply)
-
-    Scheduler.rollbench = rollbench
-
-
-def _read(runner: Any, path: str) -> None:
-    """SGLang's update from disk, in its own process."""
-    from safetensors import safe_open
-
-    def named() -> Iterable[Any]:
-        with safe_open(Path(path, "model.safetensors"), "pt") as file:
-            for name in file.keys():  # noqa: SIM118, it is no dictionary
-                yield name, file.get_tensor(name)
-
-    runner.model.load_weights(named())

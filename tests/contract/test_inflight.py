@@ -131,7 +131,7 @@ def test_drain_gives_tokens_of_the_old_weights_alone(
     assert sync.first is None
     assert sync.forgotten
     assert like(out, pure[1]) >= LIKE
-    assert float(out.seconds) >= float(out.done_B.max()) + sync.load
+    assert float(out.seconds) >= float(out.done_B.max()) + sync.worker
 
 
 def test_keep_goes_on_with_the_cache_of_the_old_weights(
@@ -180,7 +180,7 @@ def test_weights_that_were_not_sent_are_noticed(
     monkeypatch.setattr(inflight, "offered", lambda link: ({"do": "sync", "how": link.how}, 0.0))
     proof = inflight.prove(rig, link, 20, requests, Interruption("keep"))
     assert proof.ok is False
-    assert "of the tokens are those of the same weights brought in while idle" in proof.reason
+    assert "apart from those of the same weights brought in while idle" in proof.reason
 
 
 def test_a_later_turn_shows_whose_cache_it_took(rig: Rig, link: Link) -> None:

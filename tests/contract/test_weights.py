@@ -14,11 +14,12 @@ import pytest
 from benchmarks import CPU, GPU
 from harness import envs, machine
 from harness.link import Link
+from harness.proof import greedy, prove
 from harness.rig import Rig, log_path
 
 ON_GPU = bool(machine.gpu_names())
 OPTIONS = replace(GPU, memory_fraction=0.4, max_running=64, graph_batch=64) if ON_GPU else replace(CPU, max_running=64)
-WAYS = [("shm", "copies"), ("shm", "loader"), ("disk", "loader")]
+WAYS = [("shm", "copies"), ("shm", "loader"), ("gloo", "copies"), ("gloo", "loader"), ("disk", "loader")]
 GPU_WAYS = [("ipc", how) for how in ("graph", "foreach", "copies", "loader")]
 
 
@@ -39,37 +40,43 @@ def rig(engine: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.Te
 
 @pytest.mark.parametrize(("transport", "how"), [*WAYS, *(GPU_WAYS if ON_GPU else [])])
 def test_a_sync_brings_in_the_weights_of_the_sender(rig: Rig, transport: str, how: str) -> None:
-    with Link(rig, transport, how) as link:
-        proofs = [link.prove(step) for step in (1, 2)]
-        times = link.sync()
+    with Link(rig, transport, how, bucket=4) as link:
+        proofs = [prove(link, step) for step in (1, 2)]
+        times, parts = link.sync(), link.apart()
     assert [proof.ok for proof in proofs] == [True, True], proofs
-    assert times["sync_latency"] >= times["sync_load"] > 0
+    assert times["sync_latency"] >= times["sync_worker"] > 0
+    assert all(seconds > 0 for seconds in parts.values())
     assert link.bytes > 1e6
-    print(transport, how, times, link.facts, proofs[0].reason)
+    print(transport, how, times, parts, link.facts, proofs[0].reason)
+
+
+def test_shares_of_two_senders_make_the_whole(rig: Rig) -> None:
+    with Link(rig, "gloo", "copies", senders=2, bucket=4) as link:
+        assert sum(link.facts["sender_bytes"]) >= link.bytes > 1.5 * max(link.facts["sender_bytes"])
+        proof = prove(link, 8)
+    assert proof.ok, proof
 
 
 def test_a_sync_that_moves_nothing_is_no_sync(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     with Link(rig, "shm", "loader") as link:
         monkeypatch.setattr(link, "sync", rig.flush)
-        assert link.prove(3).ok is False
+        assert prove(link, 3).ok is False
 
 
 def test_a_cache_of_old_weights_is_noticed(rig: Rig) -> None:
     with Link(rig, "shm", "loader") as link:
-        sync = link.sync
-        link.sync = lambda: link.ask(do="sync", how="loader")  # type: ignore[method-assign]
-        proof = link.prove(4)
-        link.sync = sync  # type: ignore[method-assign]
+        link.sync = lambda: (link.send(), link.take())  # type: ignore[method-assign, assignment, return-value]
+        proof = prove(link, 4)
     assert proof.ok is False
     assert "old prefix cache" in proof.reason
 
 
 def test_copies_that_changed_places_are_noticed(rig: Rig) -> None:
     with Link(rig, "shm", "copies") as link:
-        if not link.facts["plan"]["copies"]:
+        if not link.facts["plan"][0]["copies"]:
             pytest.skip("no copies to swap: all goes through the engine's loader")
         link.ask(do="swap")
-        proof = link.prove(5)
+        proof = prove(link, 5)
     assert proof.ok is False
     assert "not what the engine's loader makes of them" in proof.reason
 
@@ -80,6 +87,6 @@ def test_outputs_follow_the_weights_back_and_forth(rig: Rig) -> None:
         for step in (6, 7, 6):
             link.update(step)
             link.sync()
-            found.append(link._greedy().logprobs_BT)
+            found.append(greedy(link).logprobs_BT)
     assert np.allclose(found[0], found[2], atol=1e-3)
     assert not np.allclose(found[0], found[1], atol=1e-3)

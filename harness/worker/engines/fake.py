@@ -114,7 +114,7 @@ class Fake:
         begun = time.perf_counter()
         await asyncio.sleep(self.native.get("seconds_per_sync", 0.0))
         self.version += 1
-        return [{"load": time.perf_counter() - begun}]
+        return [{"worker": time.perf_counter() - begun}]
 
     async def forget(self, running: bool) -> bool:
         refused = self.running and (not running or self.native.get("refuses_recompute"))

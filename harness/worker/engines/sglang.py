@@ -27,7 +27,7 @@ RESOLVED = (  # flags that SGLang may set itself and that bear on a result
     "page_size", "kv_cache_dtype", "schedule_policy", "disable_overlap_schedule", "tp_size", "cuda_graph_bs_decode",
     "disable_cuda_graph", "disable_prefill_cuda_graph", "disable_radix_cache", "quantization",
 )  # fmt: skip
-INSTALL = "harness.worker.receive.sglang_install"
+INSTALL = "harness.worker.inside.sglang_install"
 PAUSES = {"keep": "in_place", "recompute": "retract"}
 ABORTED = "RequestAbortedError"  # 0.5.17 raises it for a request that it had not sent to its scheduler
 ABORT_AGAIN = 0.1  # seconds: a request on its way to the scheduler escapes an abort of all
@@ -123,8 +123,9 @@ class SGLang:
             self.engine.update_weights_from_tensor([("rollbench", torch.zeros(1))], INSTALL, flush_cache=False)
             self.reply = Path(tempfile.mkdtemp(dir=Path.cwd())) / "reply"
             self.installed = True
-        self.engine.collective_rpc("rollbench", request=request, flush=flush, reply=str(self.reply))
-        return [json.loads(self.reply.read_text())]
+        asked = request | {"flush": True} if flush else request
+        self.engine.collective_rpc("rollbench", request=asked, reply=str(self.reply))
+        return [json.loads(Path(f"{self.reply}.{rank}").read_text()) for rank in range(self.engine.server_args.tp_size)]
 
     async def pause(self, mode: str) -> None:
         """SGLang's own pause with `abort` looks once a second whether all is gone. This does what it does, abort all

@@ -42,7 +42,7 @@ class VLLM:
             "load_format": load_format,
             "skip_tokenizer_init": True,
             "disable_log_stats": False,  # request metrics need it
-            "worker_extension_cls": "harness.worker.receive.Extension",
+            "worker_extension_cls": "harness.worker.inside.Extension",
             **equivalent.flags("vllm", options, device),
             **options["native"],
         }
@@ -56,6 +56,7 @@ class VLLM:
         flags = self.flags(load_format, options, device)
         arguments = AsyncEngineArgs(model=model, **flags)
         self.apart = options["multiprocessing"]
+        self.flushes = options["tensor_parallel"] == 1  # then the scheduler lives in the model's process
         if self.apart:
 
             async def make() -> Any:
@@ -152,6 +153,8 @@ class VLLM:
         return bool(await self._asked("reset_prefix_cache", running))
 
     def weights(self, request: Options, flush: bool) -> list[Any]:
+        if flush and self.flushes:
+            request, flush = request | {"flush": True}, False
         reset = [("reset_prefix_cache",)] if flush else []
         answers, *done = self._ask(("collective_rpc", "rollbench", None, (request,)), *reset)
         self._flushed(*done)

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from harness.worker.flat import Slot
+from harness.worker.source import Source, mapped
+from harness.worker.transports.disk import room
 
+TOGETHER = False
 Address = dict[str, Any]
 _mapped: dict[str, Any] = {}  # by path: the sender maps a file once
 
 
 def offer(buffer: Any, slots: Sequence[Slot], dtype: Any, folder: str) -> Address:
+    """Raises OSError where the weights do not fit into shared memory."""
+    room(folder, buffer.numel())
     path = Path(folder, f"weights-{os.getpid()}")
     with path.open("wb") as file:
         file.truncate(buffer.numel())
@@ -23,20 +28,21 @@ def send(buffer: Any, slots: Sequence[Slot], dtype: Any, address: Address) -> No
     path = address["path"]
     if path not in _mapped:
         _mapped[path] = _map(path, address["bytes"])
-    _mapped[path].copy_(buffer)
+    _mapped[path].copy_(buffer, non_blocking=True)
 
 
-def opened(address: Address, device: Any) -> Any:
+def opened(addresses: Sequence[Address], device: Any, rank: int) -> Source:
     """On the host: the plan's copies go from there to wherever the parameters are."""
-    return _map(address["path"], address["bytes"])
+    found = [_map(address["path"], address["bytes"]) for address in addresses]
 
+    def close() -> None:
+        """Unlock the pages, or another mapping at their address could not be locked."""
+        import torch
 
-def closed(buffer: Any) -> None:
-    """Unlock the pages, or another mapping at their address could not be locked."""
-    import torch
+        for buffer in found if torch.cuda.is_available() else ():
+            torch.cuda.check_error(int(torch.cuda.cudart().cudaHostUnregister(buffer.data_ptr())))
 
-    if torch.cuda.is_available():
-        torch.cuda.check_error(int(torch.cuda.cudart().cudaHostUnregister(buffer.data_ptr())))
+    return mapped(found, close)
 
 
 def _map(path: str, size: int) -> Any:

@@ -1,0 +1,83 @@
+"""The proof of a weight sync: what is in the engine is what was sent, and nothing of the old weights serves."""
+
+import numpy as np
+
+from harness.link import Link
+from harness.record import Certificate
+from harness.rollouts import Rollouts
+from harness.workload import independent
+
+SEED, REQUESTS, INPUT = 77, 48, 300  # the batch whose outputs are looked at; prompts longer than a cache's block
+OUTPUT = 2  # tokens: the first is the likeliest of a prompt, and its log-probability knows every weight
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}  # of log-probabilities between two loads or engines
+
+
+def prove(link: Link, step: int) -> Certificate:
+    """Bring in the weights of another step, and hold what is there against what the engine's own loader makes of the
+    same weights: every parameter's hash, or where the engine hides its parameters the outputs. The prefix cache of the
+    old weights must give nothing."""
+    before = greedy(link)
+    link.update(step)
+    link.sync()
+    after = greedy(link)
+    wrong = [f"{n} prompt tokens from the old prefix cache"] if (n := int(after.cached_B.sum())) else []
+    if gap(before, after) <= tolerance(link):
+        wrong.append("outputs did not change with the weights")
+    seen, sent = link.ask(do="sent"), link.sent()
+    if any(rank not in (None, sent) for rank in seen):
+        wrong.append("the engine sees other bytes than the senders hold")
+    how, different = _by_hashes(link, step) if _hashable(link) else _by_outputs(link, after, step)
+    wrong += [different] if different else []
+    return Certificate(ok=not wrong, figure=len(wrong), reason="; ".join(wrong) or f"proved by {how}")
+
+
+def _hashable(link: Link) -> bool:
+    """Whether hashes see all that was sent, not the few parameters that an engine leaves visible."""
+    return bool(sum(link.ask(do="bytes")) >= link.bytes)
+
+
+def _by_hashes(link: Link, step: int) -> tuple[str, str]:
+    """Hashes after two syncs, each over scrambled parameters, against those after another way from the same weights:
+    the engine's loader from the same tensors, or where that is what was measured a checkpoint that was made apart."""
+    found = []
+    for number in range(3):
+        link.ask(do="scramble", value=0.5 + number)  # what nobody writes differs each time
+        if number < 2:
+            link.take()
+        elif link.how == "loader":
+            link.read_checkpoint(step)
+        else:
+            link.take(how="loader")
+        found.append(link.ask(do="hashes"))
+    *mine, reference = found
+    count = sum(len(rank) for rank in reference)
+    off = [name for again in mine for got, want in zip(again, reference, strict=True)
+           for name in want if got.get(name) != want[name]]  # fmt: skip
+    different = f"{len(off)} of {2 * count} parameters are not what the engine's loader makes of them: {off[:3]}"
+    return f"the hashes of {count} parameters after each of two syncs", different if off else ""
+
+
+def _by_outputs(link: Link, after: Rollouts, step: int) -> tuple[str, str]:
+    """Outputs after the sync against those after the engine read a checkpoint of the same weights."""
+    link.read_checkpoint(step)
+    apart = gap(after, greedy(link))
+    how = f"log-probabilities (at most {apart:.1e} apart) of a checkpoint of the same weights"
+    if apart <= tolerance(link):
+        return how, ""
+    return how, f"outputs are not those of a checkpoint of the same weights: log-probabilities {apart:.1e} apart"
+
+
+def tolerance(link: Link) -> float:
+    return TOLERANCE[link.rig.options.dtype]
+
+
+def gap(one: Rollouts, other: Rollouts) -> float:
+    """The largest difference of the first tokens' log-probabilities. Where two tokens are all but equally likely, which
+    of them is chosen may flip; how likely the chosen one is does not."""
+    return float(np.abs(one.logprobs_BT[:, 0] - other.logprobs_BT[:, 0]).max())
+
+
+def greedy(link: Link) -> Rollouts:
+    """Outputs of a fixed batch, with what the prefix cache holds."""
+    prompts = independent((SEED,), [INPUT] * REQUESTS, [OUTPUT] * REQUESTS, link.rig.vocabulary)
+    return link.rig.generate(prompts, temperature=0.0, logprobs=True, audited=False)

@@ -1,0 +1,137 @@
+"""The way into each engine's model processes.
+
+vLLM: `Extension` becomes part of its worker, called by `collective_rpc`. SGLang: `sglang_install`, as a custom weight
+loader, gives its scheduler one more call. Requests and replies are what JSON can hold.
+"""
+
+import json
+import os
+import sys
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from harness.worker.receive import Receiver, Request
+
+POOLS = weakref.WeakSet[Any]()  # of vLLM's cache blocks in this process
+
+
+def watch_pools() -> None:
+    """Know every block pool that is made from now on: vLLM imports this module before it makes one."""
+    from vllm.v1.core.block_pool import BlockPool
+
+    made = BlockPool.__init__
+
+    def make(self: Any, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **kwargs)
+        POOLS.add(self)
+
+    BlockPool.__init__ = make
+
+
+if "vllm" in sys.modules:
+    watch_pools()
+
+
+class Extension:
+    """Becomes a base of vLLM's worker class."""
+
+    model_runner: Any
+    reload_weights: Any
+    rank: int
+
+    def rollbench(self, request: Request) -> Any:
+        if not hasattr(self, "_rollbench"):
+            flush = quick_flush()
+            self._rollbench = Receiver(lambda: self.model_runner.model, self._load, self._read, flush, self.rank)
+            if self._rollbench.device.type == "cpu":
+                self._rollbench.packs = "vLLM packs its matrices on a CPU; its reloading alone knows the way back"
+        return self._rollbench.answer(request)
+
+    def rollbench_attention(self) -> dict[str, Any]:
+        """The attention backends that the engine chose, and FlashAttention's version."""
+        found: dict[str, Any] = {"attention_backend": sorted(
+            {group.backend.get_name() for groups in self.model_runner.attn_groups for group in groups}
+        )}  # fmt: skip
+        if "FLASH_ATTN" in found["attention_backend"]:
+            from vllm.v1.attention.backends.fa_utils import get_flash_attn_version
+
+            found["flash_attn_version"] = get_flash_attn_version()
+        return found
+
+    def _load(self, named: Iterable[Any]) -> None:
+        if self._rollbench.packs:
+            self.reload_weights(weights_iterator=iter(list(named)))
+        else:
+            self.model_runner.model.load_weights(named)
+
+    def _read(self, path: str) -> None:
+        self.reload_weights(weights_path=path)
+
+
+def quick_flush() -> Any:
+    """A function that empties vLLM's prefix cache, where its scheduler lives in this process (one model process), else
+    None. vLLM's own reset, but over the blocks that are cached instead of all there are: 10 ms at 160,000 blocks."""
+    pools = list(POOLS)
+
+    def flush() -> None:
+        if not all(reset(pool) for pool in pools):
+            raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
+
+    return flush if pools else None
+
+
+def reset(pool: Any) -> bool:
+    every, watched = pool.blocks, getattr(pool, "_reuse_watchers", None)
+    if not watched:  # whose numbers are places in the whole list
+        found = pool.cached_block_hash_to_block._cache.values()
+        pool.blocks = [b for one in found for b in (one.values() if isinstance(one, dict) else (one,))]
+    try:
+        return bool(pool.reset_prefix_cache())
+    finally:
+        pool.blocks = every
+
+
+def sglang_install(model: Any, named_tensors: Any) -> None:
+    """Give SGLang's scheduler, in whose process this runs, the call `rollbench(request, reply)`; `reply` is a path,
+    less the rank, for what it returns, since such calls return nothing."""
+    from sglang.srt.managers.scheduler import Scheduler
+
+    def rollbench(self: Any, request: Request, reply: str) -> None:
+        import torch
+
+        runner, rank = self.tp_worker.model_runner, torch.distributed.get_rank()
+        if not hasattr(self, "_rollbench"):
+            self._rollbench = Receiver(
+                lambda: runner.model,
+                runner.model.load_weights,
+                lambda path: _read(runner, path),
+                lambda: _flush(self),
+                rank,
+            )
+        value = self._rollbench.answer(request)
+        path = f"{reply}.{rank}"
+        scratch = Path(f"{path}.{os.getpid()}")
+        scratch.write_text(json.dumps(value))
+        scratch.replace(path)
+
+    Scheduler.rollbench = rollbench
+
+
+def _flush(scheduler: Any) -> None:
+    """SGLang's own, without giving the allocator's free memory back to the device."""
+    if scheduler.flush_cache(empty_cache=False) is False:
+        raise RuntimeError("SGLang did not flush its cache: requests are still running")
+
+
+def _read(runner: Any, path: str) -> None:
+    """SGLang's update from disk, in its own process."""
+    from safetensors import safe_open
+
+    def named() -> Iterable[Any]:
+        with safe_open(Path(path, "model.safetensors"), "pt") as file:
+            for name in file.keys():  # noqa: SIM118, it is no dictionary
+                yield name, file.get_tensor(name)
+
+    runner.model.load_weights(named())

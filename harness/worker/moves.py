@@ -1,0 +1,163 @@
+"""The copies that an engine's own loader would make, noted without making them.
+
+A dispatch mode watches the loader over tensors of a memory that is never touched. Each `copy_` from there into a
+parameter is a move: from a place in the flat space to a slice of a parameter. What the loader does otherwise (a cast,
+a re-layout) cannot be replayed; those tensors go through the loader at every sync. After a prototype that reached the
+floor on an H100.
+"""
+
+import mmap
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.worker.copies import Pair
+from harness.worker.flat import Segment, Slot, extent, views
+
+Tensor = Any  # torch.Tensor, which the light environment does not know
+NORESERVE = 0x4000  # of mmap(2) on Linux: the whole size of a large model, of which no page is ever touched
+FILLS = {torch.ops.aten.fill_.Scalar: 1, torch.ops.aten.zero_.default: None}  # operator: its value's place
+
+
+@dataclass(frozen=True)
+class Move:
+    """One copy: into a slice of a parameter, from the elements (`shape`, `stride`) behind byte `begin` of the flat
+    space."""
+
+    into: Tensor
+    begin: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    name: str
+
+    @property
+    def step(self) -> int:
+        """Bytes from one row to the next."""
+        return int(self.stride[0] * self.into.element_size())
+
+    @property
+    def row(self) -> int:
+        """Bytes from a row's first element to behind its last."""
+        inner = sum((size - 1) * stride for size, stride in zip(self.shape[1:], self.stride[1:], strict=True))
+        return int((inner + 1) * self.into.element_size())
+
+
+@dataclass
+class Moves:
+    """What a model's loader does with a checkpoint. `rest`: tensors that only the loader itself can bring; `why`: what
+    is wrong with parameters that the moves do not write exactly once."""
+
+    moves: list[Move] = field(default_factory=list)
+    fills: list[tuple[Tensor, float]] = field(default_factory=list)
+    rest: dict[str, list[Tensor]] = field(default_factory=dict)  # by name: where the loader writes them
+    why: dict[str, str] = field(default_factory=dict)
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[misc]
+    """Notes copies out of a memory into parameters, and fills of parameters, and lets neither happen. `current` is the
+    tensor that the loader was given last."""
+
+    def __init__(self, source: Tensor, parameters: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.begin = source.data_ptr()
+        self.storage = source.untyped_storage().data_ptr()
+        self.parameters = {parameter.untyped_storage().data_ptr() for parameter in parameters.values()}
+        self.found, self.current = Moves(), ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        writes = func is torch.ops.aten.copy_.default or func in FILLS
+        if not writes or args[0].untyped_storage().data_ptr() not in self.parameters:
+            return func(*args, **(kwargs or {}))
+        into = args[0].detach()
+        if func in FILLS:
+            place = FILLS[func]
+            self.found.fills.append((into, 0 if place is None else args[place]))
+            return args[0]
+        out_of = args[1]
+        if out_of.untyped_storage().data_ptr() == self.storage and same(into, out_of):
+            begin = out_of.data_ptr() - self.begin
+            self.found.moves.append(Move(into, begin, tuple(out_of.shape), out_of.stride(), self.current))
+        else:
+            self.found.rest.setdefault(self.current, []).append(into)
+        return args[0]
+
+
+def same(into: Tensor, out_of: Tensor) -> bool:
+    """Whether bytes are copied as they are."""
+    return bool(into.dtype == out_of.dtype and into.shape == out_of.shape and into.dim())
+
+
+def record(
+    parameters: dict[str, Tensor],
+    load: Callable[[Iterator[tuple[str, Tensor]]], Any],
+    slots: Sequence[Slot],
+    dtype: Any,
+) -> Moves:
+    """Watch the loader once. A parameter that the moves do not write exactly once sends all through the loader."""
+    memory = mmap.mmap(-1, extent(slots), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
+    source = torch.frombuffer(memory, dtype=torch.uint8)
+    recorder = Recorder(source, parameters)
+
+    def given() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in views(source, slots, dtype):
+            recorder.current = name
+            yield name, tensor
+
+    with torch.no_grad(), recorder:
+        load(given())
+    found = recorder.found
+    written = [move.into for move in found.moves] + [into for into, _ in found.fills]
+    found.why = uncovered(parameters, written + [into for parts in found.rest.values() for into in parts])
+    found.moves = [move for move in found.moves if move.name not in found.rest]
+    if found.why or not found.moves:
+        found.moves, found.fills, found.rest = [], [], {slot.name: [] for slot in slots}
+    return found
+
+
+def uncovered(parameters: dict[str, Tensor], written: Sequence[Tensor]) -> dict[str, str]:
+    """Parameters of which some element is not written exactly once, and how many."""
+    found = {}
+    for name, parameter in parameters.items():
+        begin = parameter.untyped_storage().data_ptr()
+        count = torch.zeros(
+            parameter.untyped_storage().nbytes() // parameter.element_size(), dtype=torch.uint8, device=parameter.device
+        )
+        for tensor in written:
+            if tensor.untyped_storage().data_ptr() == begin and tensor.dtype == parameter.dtype:
+                count.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).add_(1)
+        mine = count.as_strided(parameter.shape, parameter.stride(), parameter.storage_offset())
+        if wrong := int((mine != 1).sum()):
+            found[name] = f"{wrong} of {mine.numel()} elements not written exactly once"
+    return found
+
+
+def bound(moves: Sequence[Move], segments: Sequence[Segment]) -> list[Pair]:
+    """The copies that these segments of the flat space allow, whole rows of each move."""
+    ordered = sorted(segments, key=lambda segment: segment.begin)
+    starts, found = [segment.begin for segment in ordered], list[Pair]()
+    for move in moves:
+        last = move.begin + (move.shape[0] - 1) * move.step + move.row
+        for segment in ordered[max(0, bisect_right(starts, move.begin) - 1) :]:
+            if segment.begin >= last:
+                break
+            if pair := _cut(move, segment):
+                found.append(pair)
+    return found
+
+
+def _cut(move: Move, segment: Segment) -> Pair | None:
+    """The rows of a move that a segment holds."""
+    count, step = move.shape[0], move.step or 1
+    first = max(0, -((move.begin - segment.begin) // step))
+    last = min(count, (segment.end - move.row - move.begin) // step + 1)
+    if first >= last:
+        return None
+    at = move.begin + first * move.step - segment.begin
+    size = (last - first - 1) * move.step + move.row
+    out_of = segment.tensor[at : at + size].view(move.into.dtype)
+    shape = (last - first, *move.shape[1:])
+    return Pair(move.into[first:last], out_of.as_strided(shape, move.stride, out_of.storage_offset()), move.name)
