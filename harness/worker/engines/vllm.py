@@ -56,7 +56,6 @@ class VLLM:
         flags = self.flags(load_format, options, device)
         arguments = AsyncEngineArgs(model=model, **flags)
         self.apart = options["multiprocessing"]
-        self.flushes = options["tensor_parallel"] == 1  # then the scheduler lives in the model's process
         if self.apart:
 
             async def make() -> Any:
@@ -67,6 +66,7 @@ class VLLM:
         else:
             self.llm = InProcess(lambda: LLMEngine.from_engine_args(arguments), self.loop)
             config = self.llm.engine.vllm_config
+        self.flushes = config.parallel_config.distributed_executor_backend == "uni"  # core and model in one process
         ((attention, *_),) = self._ask(("collective_rpc", "rollbench_attention"))
         resolved = self._resolved(flags, config)
         resolved |= attention
