@@ -6,7 +6,7 @@ Shape letters: B requests, T the longest output, N all of something. Both sides 
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -143,7 +143,8 @@ class Rollouts(Arrays):
     done_B: seconds from the start of the call to when a request should be sent, was sent, gave its first and its last
     token, on the worker's clock. gaps_N: seconds between outputs of one request, of all requests, when they were
     streamed. preemptions: times that a running request lost its place, in the whole call. seconds: of the whole call.
-    prompts_sha256: of the ids that the engine says it was given.
+    prompts_sha256: of the ids that the engine says it was given. old_B: of each output, the tokens at its start that
+    were out before new weights came in, where a sync interrupted the call; else 0.
     """
 
     tokens_BT: npt.NDArray[np.int32]
@@ -159,6 +160,7 @@ class Rollouts(Arrays):
     preemptions: npt.NDArray[np.int64]
     seconds: npt.NDArray[np.float64]
     prompts_sha256: npt.NDArray[np.str_]
+    old_B: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @property
     def output_B(self) -> npt.NDArray[np.int64]:
@@ -170,7 +172,8 @@ class Rollouts(Arrays):
 class Answer:
     """One finished request as an engine's adapter reports it; times are `time.perf_counter()` of the worker.
 
-    `stamps` are the times of all its outputs, when they were streamed.
+    `stamps` are the times of all its outputs, when they were streamed. `aborted`: the engine let go of it unfinished.
+    `old`: tokens at its start that were out before new weights came in.
     """
 
     tokens: list[int]
@@ -184,6 +187,8 @@ class Answer:
     stamps: Sequence[float] = ()
     due: float = 0.0
     sent: float = 0.0
+    aborted: bool = False
+    old: int = 0
 
 
 def gather(answers: Sequence[Answer], start: float, seconds: float, preemptions: int) -> Rollouts:
@@ -210,4 +215,5 @@ def gather(answers: Sequence[Answer], start: float, seconds: float, preemptions:
         preemptions=np.array(preemptions),
         seconds=np.array(seconds),
         prompts_sha256=np.array(ids_hash(a.prompt_ids for a in answers)),
+        old_B=np.array([a.old for a in answers], np.int32),
     )

@@ -76,7 +76,7 @@ def test_dry_run_shows_which_cases_share_launches(results: Path) -> None:
     done = rollbench("run", "weight_sync/tiny-*", "-e", "fake", "--dry-run", "--launches", "2", COLUMNS="120")
     assert done.returncode == 0, done.stderr
     assert "about 4 min in all" in done.stdout  # 25 + 5 * 20 s, twice
-    assert "125 s for its 5 cases (a guess)" in done.stdout
+    assert "2 min for its 5 cases (a guess)" in done.stdout
     chosen = "run", "single_turn/tiny-1", "single_turn/tiny-16", "-e", "fake", "--dry-run"
     assert "for its" not in rollbench(*chosen, COLUMNS="120").stdout
     assert "65 s for its 2 cases (a guess)" in rollbench(*chosen, "--share", COLUMNS="120").stdout

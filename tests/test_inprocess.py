@@ -35,6 +35,21 @@ class Steps:
         self.steps = 0
         self.gate = threading.Event()
         self.gate.set()
+        self.paused, self.each = False, 0.0  # seconds that a step takes
+        self.batch_queue: list[str] = []  # under way, with asynchronous scheduling
+        self.scheduler = SimpleNamespace(has_requests=lambda: not self.paused and bool(self.left))
+        self.engine_core = SimpleNamespace(engine_core=self)
+
+    def pause_scheduler(self, mode: str, clear_cache: bool) -> None:
+        assert (mode, clear_cache) == ("keep", False)
+        self.paused = True
+
+    def resume_scheduler(self) -> None:
+        self.paused = False
+
+    def abort_request(self, request_ids: list[str]) -> None:
+        for request_id in request_ids:
+            self.left.pop(request_id, None)
 
     def has_unfinished_requests(self) -> bool:
         return bool(self.left)
@@ -53,8 +68,12 @@ class Steps:
         self.steps += 1
         self.events.append(("step", sorted(self.left)))
         self.gate.wait(10)
+        time.sleep(self.each)
         if self.steps == self.fail_in_step:
             raise Broken("in a step")
+        if self.paused:
+            self.events.append(("under way", self.batch_queue.pop()))
+            return []
         outputs = []
         for request_id in list(self.left):
             self.left[request_id] -= 1
@@ -243,3 +262,51 @@ def test_who_waits_no_more_is_no_trouble(loop: asyncio.AbstractEventLoop) -> Non
     assert engine.outputs == {}
     engine.do(engine.engine.left.clear).result(10)
     assert together(loop, engine, ["b"]) == [[2, 1, 0]]
+
+
+def paused(loop: asyncio.AbstractEventLoop, engine: InProcess, mode: str) -> tuple[list[int], int, int]:
+    """A request of 50 tokens, paused behind the third for 20 ms: what it got, the steps when it was paused and when it
+    was to go on."""
+    engine.engine.each = 0.002
+
+    async def send() -> tuple[list[int], int, int]:
+        running = asyncio.create_task(tokens(engine.generate("fine", 50, "a")))
+        while engine.engine.steps < 3:
+            await asyncio.sleep(0)
+        await engine.pause(mode)
+        before = engine.engine.steps
+        await asyncio.sleep(0.02)
+        after = engine.engine.steps
+        await engine.resume()
+        return await asyncio.wait_for(running, 20), before, after
+
+    return loop.run_until_complete(send())
+
+
+def test_what_is_kept_goes_on_behind_the_pause(loop: asyncio.AbstractEventLoop) -> None:
+    engine = InProcess(Steps, loop)
+    found, before, after = paused(loop, engine, "keep")
+    assert found == list(reversed(range(50)))
+    assert 3 <= before == after < 50
+    assert together(loop, engine, ["b"]) == [[2, 1, 0]]
+
+
+def test_what_is_aborted_ends_unfinished(loop: asyncio.AbstractEventLoop) -> None:
+    engine = InProcess(Steps, loop)
+    found, before, after = paused(loop, engine, "abort")
+    assert len(found) == before == after < 50
+    assert engine.outputs == engine.engine.left == {}
+    assert together(loop, engine, ["b"]) == [[2, 1, 0]]
+
+
+def test_a_pause_may_wait_for_what_runs(loop: asyncio.AbstractEventLoop) -> None:
+    engine = InProcess(Steps, loop)
+    assert paused(loop, engine, "wait") == (list(reversed(range(50))), 50, 50)
+
+
+def test_batches_under_way_end_before_the_pause_does(loop: asyncio.AbstractEventLoop) -> None:
+    engine = InProcess(Steps, loop)
+    engine.engine.batch_queue += ["one", "two"]
+    paused(loop, engine, "keep")
+    assert engine.engine.batch_queue == []
+    assert [what for name, what in engine.engine.events if name == "under way"] == ["two", "one"]

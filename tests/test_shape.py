@@ -13,7 +13,7 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     2: ("envs", "record", "client", "sampler"),
     3: ("audit", "link", "commit", "store", "series"),
     4: ("scenario", "rig", "proof", "pending", "plan", "rates", "trace"),
-    5: ("measure", "inference", "groups", "compare", "doctor"),
+    5: ("measure", "inference", "inflight", "groups", "compare", "doctor"),
     6: ("shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
     7: ("runner",),
     8: ("cli",),

@@ -17,6 +17,7 @@ from harness.rollouts import Layout, Requests
 from harness.wire import Closed, Message, Wire
 from harness.worker import transports
 from harness.worker.engines import Options, Sampling, load
+from harness.worker.halt import play_halted
 from harness.worker.play import play
 
 VERSIONED = (
@@ -48,6 +49,15 @@ class Calls:
         asked = Requests.load(Path(requests), layout)
         playing = play(self.engine, asked, Sampling(**sampling), concurrency)
         return self.engine.loop.run_until_complete(playing).save(Path(rollouts))
+
+    def generate_halted(
+        self, requests: str, layout: Layout, rollouts: str, concurrency: int, sampling: dict[str, Any], halt: Options
+    ) -> Options:
+        """`generate`, interrupted by a sync (`harness.worker.halt`): its layout, and what the sync did."""
+        asked = Requests.load(Path(requests), layout)
+        playing = play_halted(self.engine, asked, Sampling(**sampling), concurrency, **halt)
+        out, sync = self.engine.loop.run_until_complete(playing)
+        return {"layout": out.save(Path(rollouts)), "sync": sync}
 
     def memory(self) -> dict[str, float]:
         return self.engine.memory()

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from harness.rollouts import Answer
-from harness.worker.engines import Sampling
+from harness.worker.engines import Report, Sampling, unheard
 from harness.worker.engines.fake import Fake
 
 FIRST, PER_TOKEN = 0.02, 0.01  # seconds
@@ -33,7 +33,7 @@ async def beats(count: int, lags: list[float] | None = None) -> AsyncIterator[fl
 class Mock(Fake):
     """The mock in the client's process, as an engine stands in a worker."""
 
-    async def answer(self, ids: list[int], count: int, sampling: Sampling) -> Answer:
+    async def answer(self, ids: list[int], count: int, sampling: Sampling, report: Report = unheard) -> Answer:
         return _answer(ids, [moment async for moment in beats(count)])
 
 
@@ -56,7 +56,7 @@ class OverHTTP(Fake):
         await self.answer([0], 1, Sampling())
         self.names = map(str, itertools.count(1))
 
-    async def answer(self, ids: list[int], count: int, sampling: Sampling) -> Answer:
+    async def answer(self, ids: list[int], count: int, sampling: Sampling, report: Report = unheard) -> Answer:
         asked = {"model": "mock", "prompt": ids, "max_tokens": count, "stream": True, "ignore_eos": True}
         stamps: list[float] = []
         unread = b""

@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 
 from harness.rollouts import Answer, Requests, Rollouts, gather
-from harness.worker.engines import Engine, Sampling
+from harness.worker.engines import Answers, Sampling
 
 
-async def play(engine: Engine, requests: Requests, sampling: Sampling, concurrency: int = 0) -> Rollouts:
+async def play(engine: Answers, requests: Requests, sampling: Sampling, concurrency: int = 0) -> Rollouts:
     """All requests, at most `concurrency` conversations at once (0: no limit). The first error ends the call."""
     new, counts, due = requests.new, requests.output_B.tolist(), requests.due_B.tolist()
     answers: list[Answer | None] = [None] * len(new)

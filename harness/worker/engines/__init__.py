@@ -2,12 +2,16 @@
 
 import asyncio
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from harness.rollouts import Answer
 
 Options = dict[str, Any]
+Report = Callable[[int], None]  # told, at each output of a request, how many tokens of it are there
+
+MODES = ("abort", "drain", "keep", "recompute")  # of a pause, see `Engine.pause`
 
 ENGINES = {  # name: its class, imported only in the environment that has it
     "fake": "harness.worker.engines.fake:Fake",
@@ -26,7 +30,17 @@ class Sampling:
     stream: bool = False
 
 
-class Engine(Protocol):
+class Answers(Protocol):
+    """What requests are sent to."""
+
+    async def answer(self, ids: list[int], count: int, sampling: Sampling) -> Answer:
+        """Generate `count` tokens behind a prompt."""
+
+    def preemptions(self) -> int:
+        """How often a running request has lost its place since the start."""
+
+
+class Engine(Answers, Protocol):
     """What a worker can ask of an engine. A call returns when its effect is complete on the device."""
 
     loop: asyncio.AbstractEventLoop  # on which `answer` must run
@@ -37,11 +51,8 @@ class Engine(Protocol):
         `options` are the neutral ones of `harness.scenario.Options`; `device` is `cpu` or `cuda`.
         """
 
-    async def answer(self, ids: list[int], count: int, sampling: Sampling) -> Answer:
-        """Generate `count` tokens behind a prompt."""
-
-    def preemptions(self) -> int:
-        """How often a running request has lost its place since the start."""
+    async def answer(self, ids: list[int], count: int, sampling: Sampling, report: Report = ...) -> Answer:
+        """Generate `count` tokens behind a prompt; none, and marked so, when a pause aborted it."""
 
     def memory(self) -> dict[str, float]:
         """GiB by the engine's own counters, under its own names; empty where it has none."""
@@ -53,6 +64,21 @@ class Engine(Protocol):
     def adapt(self, path: str) -> None:
         """Load a LoRA adapter from a folder in PEFT's format in place of the last one, on the device when this returns;
         all later requests go through it, and the prefix cache is empty. Needs the option `lora_rank`."""
+
+    async def pause(self, mode: str) -> None:
+        """Have nothing run, by one of MODES: what runs is thrown away (`abort`), is waited for (`drain`), stays with
+        the KV cache that it has (`keep`), or stays with its tokens, whose KV cache is computed anew when it goes on, by
+        the weights of then (`recompute`). Nobody asks for more until `resume`."""
+
+    async def resume(self) -> None:
+        """Let what stayed go on, and take requests again."""
+
+    async def take(self, request: Options) -> list[Any]:
+        """`weights` on the running loop, with nothing forgotten."""
+
+    async def forget(self, running: bool) -> bool:
+        """`flush` on the running loop, with `running` also of what paused requests have in the cache; False where the
+        engine refuses."""
 
     async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """A call of the engine's own front, by its name there, for ways of taking weights that are the engine's."""
@@ -70,6 +96,10 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """End the engine and all processes it started."""
+
+
+def unheard(count: int) -> None:
+    """The report that nobody wants."""
 
 
 def load(name: str) -> Engine:

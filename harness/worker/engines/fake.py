@@ -1,12 +1,14 @@
 """An engine without a model, for tests of the harness itself: same seam, same contract, no figures worth keeping.
 
-A token is a hash of all that stands before it, so that outputs are repeatable and depend on every prompt token.
-`native={"seconds_per_token": …}` makes it take time; other native options make it fail, so that faults can be tested.
+A token is a hash of the prompt and of the number of syncs before it, which stands for the weights, so that outputs are
+repeatable and depend on every prompt token. `native={"seconds_per_token": …}` makes it take time; other native options
+make it fail, so that faults can be tested.
 `native={"memory": FILE}` gives it a device: FILE says how many MiB of it are in use.
 """
 
 import asyncio
 import hashlib
+import math
 import os
 import time
 from collections.abc import Iterable
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from harness.rollouts import Answer
-from harness.worker.engines import Options, Sampling
+from harness.worker.engines import Options, Report, Sampling, unheard
 
 VOCAB = 2048
 BLOCK = 16  # tokens in a block of the prefix cache
@@ -35,12 +37,16 @@ class Fake:
         self.answers = self.naps = 0
         self.asleep: set[str] = set()
         self.weights_right = True
+        self.answers = self.version = self.running = self.aborts = 0
+        self.going, self.idle = asyncio.Event(), asyncio.Event()
+        self.going.set()
+        self.idle.set()
         if self.native.get("die_at_start"):
             raise RuntimeError("the fake engine was told to die at its start")
         self._hold()
         return {"vocab_size": VOCAB, "max_model_len": options.get("max_model_len"), **self.native}
 
-    async def answer(self, ids: list[int], count: int, sampling: Sampling) -> Answer:
+    async def answer(self, ids: list[int], count: int, sampling: Sampling, report: Report = unheard) -> Answer:
         self.answers += 1
         if self.asleep:
             raise RuntimeError("the fake engine was asked in its sleep")
@@ -48,23 +54,31 @@ class Fake:
             print("the fake engine was told to die now", flush=True)
             os._exit(9)
         time.sleep(3600 if self.answers == self.native.get("hang_at_answer") else self.native.get("block", 0))
-        cached, per_token = self._look_up(ids), self.native.get("seconds_per_token", 0.0)
-        await asyncio.sleep(per_token)
-        first = time.perf_counter()
-        stamps = [first]
-        if sampling.stream:
-            for _ in range(count - 1):
-                await asyncio.sleep(per_token)
+        cached, aborts = self._look_up(ids), self.aborts
+        stamps, versions = list[float](), list[int]()
+        self.running += 1
+        self.idle.clear()
+        try:
+            for step in [1] * count if sampling.stream else [1, count - 1]:
+                await asyncio.sleep(step * self.native.get("seconds_per_token", 0.0))
+                await self.going.wait()
+                if aborts != self.aborts:
+                    return Answer([], ids, len(ids), 0, first=math.nan, done=time.perf_counter(), aborted=True)
                 stamps.append(time.perf_counter())
-        else:
-            await asyncio.sleep(per_token * (count - 1))
-        return self._finish(ids, count, cached, stamps, sampling)
+                versions += [self.version] * step
+                report(len(versions))
+        finally:
+            self.running -= 1
+            if not self.running:
+                self.idle.set()
+        return self._finish(ids, versions, cached, stamps, sampling)
 
-    def _finish(self, ids: list[int], count: int, cached: int, stamps: list[float], sampling: Sampling) -> Answer:
-        count -= self.native.get("tokens_short", 0)
-        salt = b"" if self.weights_right else b"other weights"
-        digest = hashlib.shake_128(np.asarray(ids, "<i4").tobytes() + salt).digest(4 * count)
-        draws = np.frombuffer(digest, "<u4")
+    def _finish(
+        self, ids: list[int], versions: list[int], cached: int, stamps: list[float], sampling: Sampling
+    ) -> Answer:
+        count = len(versions) - self.native.get("tokens_short", 0)
+        draws_VT = {version: self._draws(ids, version if self.weights_right else -1, count) for version in versions}
+        draws = np.array([draws_VT[version][i] for i, version in enumerate(versions[:count])], np.uint32)
         return Answer(
             (draws % VOCAB).tolist(),
             prompt_ids=ids[: -1 if self.native.get("prompt_cut") else None],
@@ -76,6 +90,11 @@ class Fake:
             logprobs=(-(draws / 2**30)).tolist() if sampling.logprobs else (),
             stamps=stamps if sampling.stream else (),
         )
+
+    @staticmethod
+    def _draws(ids: list[int], version: int, count: int) -> Any:
+        digest = hashlib.shake_128(np.asarray([*ids, *[version] * bool(version)], "<i4").tobytes()).digest(4 * count)
+        return np.frombuffer(digest, "<u4")
 
     def preemptions(self) -> int:
         return 0
@@ -91,6 +110,33 @@ class Fake:
 
     def adapt(self, path: str) -> None:
         raise NotImplementedError("the fake engine holds no weights to adapt")
+
+    async def pause(self, mode: str) -> None:
+        if mode == "drain":
+            await self.idle.wait()
+        elif mode == "abort":
+            self.aborts += 1
+            await self.idle.wait()
+        else:
+            self.going.clear()
+
+    async def resume(self) -> None:
+        self.going.set()
+
+    async def take(self, request: Options) -> list[Any]:
+        """Of requests it knows the sync, which stands for other weights."""
+        if request["do"] != "sync":
+            raise NotImplementedError("the fake engine holds no weights")
+        begun = time.perf_counter()
+        await asyncio.sleep(self.native.get("seconds_per_sync", 0.0))
+        self.version += 1
+        return [{"worker": time.perf_counter() - begun}]
+
+    async def forget(self, running: bool) -> bool:
+        refused = self.running and (not running or self.native.get("refuses_recompute"))
+        if not refused:
+            self.flush()
+        return not refused
 
     async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("the fake engine has no calls of its own")

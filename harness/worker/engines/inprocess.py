@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import Any
 
 Work = Callable[[], Any]
+DRAIN_POLL = 0.001  # seconds
 
 
 class InProcess:
@@ -23,6 +24,7 @@ class InProcess:
         self.inbox: queue.SimpleQueue[tuple[Work, Future[Any]]] = queue.SimpleQueue()
         self.outputs: dict[str, asyncio.Queue[Any]] = {}
         self.error: BaseException | None = None  # what ended the thread
+        self.paused = False
         made: Future[Any] = Future()
         threading.Thread(target=self._serve, args=(make, made), daemon=True).start()
         self.engine = made.result()
@@ -48,11 +50,39 @@ class InProcess:
                 output = await outputs.get()
                 if isinstance(output, BaseException):
                     raise output
+                if output is None:  # aborted
+                    return
                 yield output
                 if output.finished:
                     return
         finally:
             del self.outputs[request_id]
+
+    async def pause(self, mode: str) -> None:
+        """As `AsyncLLM.pause_generation` with `abort`, `wait` or `keep`, which leaves all caches alone."""
+        while mode == "wait" and self.outputs:
+            await asyncio.sleep(DRAIN_POLL)
+        dropped = list(self.outputs) if mode == "abort" else []
+        await asyncio.wrap_future(self.do(lambda: self._pause(dropped)))
+        for request_id in dropped:
+            if waiting := self.outputs.get(request_id):
+                waiting.put_nowait(None)
+
+    def _pause(self, dropped: list[str]) -> None:
+        """As the core does in a process of its own: it steps until no batch is under way."""
+        self.engine.abort_request(dropped)
+        core = self.engine.engine_core.engine_core
+        core.pause_scheduler("keep", clear_cache=False)
+        while core.scheduler.has_requests() or core.batch_queue:
+            self.loop.call_soon_threadsafe(self._deliver, self.engine.step())
+        self.paused = True
+
+    async def resume(self) -> None:
+        def go_on() -> None:
+            self.engine.engine_core.engine_core.resume_scheduler()
+            self.paused = False
+
+        await asyncio.wrap_future(self.do(go_on))
 
     def _serve(self, make: Callable[[], Any], made: "Future[Any]") -> None:
         try:
@@ -63,8 +93,8 @@ class InProcess:
         made.set_result(engine)
         while True:
             try:
-                self._take(idle=not engine.has_unfinished_requests())
-                if engine.has_unfinished_requests():
+                self._take(idle=self.paused or not engine.has_unfinished_requests())
+                if not self.paused and engine.has_unfinished_requests():
                     self.loop.call_soon_threadsafe(self._deliver, engine.step())
             except Exception as error:
                 self.error = error

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import tempfile
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 from harness.rollouts import Answer
 from harness.worker import options as equivalent
-from harness.worker.engines import Options, Sampling
+from harness.worker.engines import Options, Report, Sampling, unheard
 
 DEVICE_FLAGS: dict[str, Options] = {
     # The memory fraction only has to be enough for `kv_tokens`: SGLang would derive one below 0 from the prefill chunk.
@@ -28,6 +29,9 @@ RESOLVED = (  # flags that SGLang may set itself and that bear on a result
 )  # fmt: skip
 INSTALL = "harness.worker.inside.sglang_install"
 TAGS = {"weights": "weights", "kv_cache": "kv_cache", "cuda_graphs": "cuda_graph"}  # of memory that is released
+PAUSES = {"keep": "in_place", "recompute": "retract"}
+ABORTED = "RequestAbortedError"  # 0.5.17 raises it for a request that it had not sent to its scheduler
+ABORT_AGAIN = 0.1  # seconds: a request on its way to the scheduler escapes an abort of all
 STREAM_INTERVAL = 1 << 20  # tokens between two outputs of a request: the first, then only the last
 
 
@@ -80,7 +84,7 @@ class SGLang:
             "dtype": str(model.dtype),
         }  # fmt: skip
 
-    async def answer(self, ids: list[int], count: int, sampling: Sampling) -> Answer:
+    async def answer(self, ids: list[int], count: int, sampling: Sampling, report: Report = unheard) -> Answer:
         from sglang.srt.managers.io_struct import GenerateReqInput
 
         request = GenerateReqInput(
@@ -97,8 +101,15 @@ class SGLang:
             lora_path=self.adapter,
         )
         last, stamps = {}, []
-        async for last in self.engine.tokenizer_manager.generate_request(request, None):  # noqa: B007, used behind
-            stamps.append(time.perf_counter())
+        try:
+            async for last in self.engine.tokenizer_manager.generate_request(request, None):
+                stamps.append(time.perf_counter())
+                report(last["meta_info"]["completion_tokens"])
+        except Exception as error:
+            if type(error).__name__ != ABORTED:
+                raise
+        if not last or last["meta_info"]["finish_reason"]["type"] == "abort":
+            return Answer([], ids, len(ids), 0, first=math.nan, done=time.perf_counter(), aborted=True)
         self.lost += last["meta_info"].get("num_retractions", 0)
         return _answer(last, stamps, sampling.stream)
 
@@ -129,6 +140,40 @@ class SGLang:
         if last is not None:
             _succeeded(self.engine.unload_lora_adapter(last))
         self.weights({"do": "adapted", "name": name}, flush=True)
+
+    async def pause(self, mode: str) -> None:
+        """SGLang's own pause with `abort` looks once a second whether all is gone. This does what it does, abort all
+        and wait for the lock that each request holds a part of, without the second; to drain, the lock alone."""
+        from sglang.srt.managers.io_struct import PauseGenerationReqInput
+
+        manager, self.paused = self.engine.tokenizer_manager, mode
+        if mode in PAUSES:
+            await manager.pause_generation(PauseGenerationReqInput(mode=PAUSES[mode]))
+            await manager.get_internal_state()  # the scheduler answers it behind the pause, which it does not answer
+            return
+        drained = asyncio.ensure_future(manager.model_update_lock.acquire_writer())
+        while not drained.done():
+            if mode == "abort":
+                manager.abort_request(abort_all=True)
+            await asyncio.wait([drained], timeout=ABORT_AGAIN)
+        await drained
+
+    async def resume(self) -> None:
+        from sglang.srt.managers.io_struct import ContinueGenerationReqInput
+
+        manager = self.engine.tokenizer_manager
+        if self.paused in PAUSES:
+            await manager.continue_generation(ContinueGenerationReqInput())
+        else:
+            await manager.model_update_lock.release_writer()
+
+    async def take(self, request: Options) -> list[Any]:
+        """Behind a first `weights`, which installs what answers."""
+        return await asyncio.to_thread(self.weights, request, flush=False)
+
+    async def forget(self, running: bool) -> bool:
+        """What is retracted waits, and SGLang refuses as long as anything does."""
+        return bool((await self.engine.tokenizer_manager.flush_cache()).success)
 
     async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Of the tokenizer manager, as SGLang's server and its `Engine` make it."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import os
 import time
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 from harness.rollouts import Answer
 from harness.worker import options as equivalent
-from harness.worker.engines import Options, Sampling
+from harness.worker.engines import Options, Report, Sampling, unheard
 from harness.worker.engines.inprocess import InProcess
 from harness.worker.transports import ray_stand_in
 
@@ -30,6 +31,7 @@ BACKENDS = {  # of vLLM's own weight transfer: what it needs besides
 ADAPTER = 1  # the number of the only adapter
 LEVELS = {(None, None): 0, ("backed_up", "discarded"): 1, ("discarded", "discarded"): 2}  # by weights and cache
 TAGS = ("weights", "kv_cache")  # CUDA graphs, where they were released, come back with either
+PAUSES = {"abort": "abort", "drain": "wait", "keep": "keep", "recompute": "keep"}
 
 
 class VLLM:
@@ -66,7 +68,6 @@ class VLLM:
         flags = self.flags(load_format, options, device)
         arguments = AsyncEngineArgs(model=model, **flags)
         self.apart = options["multiprocessing"]
-        self.flushes = options["tensor_parallel"] == 1  # then the scheduler lives in the model's process
         if self.apart:
 
             async def make() -> Any:
@@ -77,6 +78,9 @@ class VLLM:
         else:
             self.llm = InProcess(lambda: LLMEngine.from_engine_args(arguments), self.loop)
             self.config = self.llm.engine.vllm_config
+        self.flushes = (
+            self.config.parallel_config.distributed_executor_backend == "uni"
+        )  # core and model in one process
         ((attention, *_),) = self._ask(("collective_rpc", "rollbench_attention"))
         resolved = self._resolved(flags, self.config)
         resolved |= attention
@@ -99,7 +103,7 @@ class VLLM:
             "cudagraph_max": max(graphs.cudagraph_capture_sizes or [0]),
         }
 
-    async def answer(self, ids: list[int], count: int, sampling: Sampling) -> Answer:
+    async def answer(self, ids: list[int], count: int, sampling: Sampling, report: Report = unheard) -> Answer:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -113,8 +117,11 @@ class VLLM:
         )
         sent, last, stamps = time.perf_counter(), None, list[float]()
         answers = self.llm.generate({"prompt_token_ids": ids}, parameters, str(next(self.numbers)), **self.adapter)
-        async for last in answers:  # noqa: B007, used behind
+        async for last in answers:
             stamps.append(time.perf_counter())
+            report(len(last.outputs[0].token_ids))
+        if last is None or not last.finished or last.outputs[0].finish_reason == "abort":
+            return Answer([], ids, len(ids), 0, first=math.nan, done=time.perf_counter(), aborted=True)
         return _answer(last, sent, stamps)
 
     def preemptions(self) -> int:
@@ -146,6 +153,22 @@ class VLLM:
         if not self.apart:
             return self.llm.do(partial(getattr(self.llm.engine, name), **arguments)).result()
         return self.loop.run_until_complete(getattr(self.llm, name)(**arguments))
+
+    async def pause(self, mode: str) -> None:
+        if self.apart:  # which sleeps for 20 ms when all is done
+            await self.llm.pause_generation(mode=PAUSES[mode], clear_cache=False)
+        else:
+            await self.llm.pause(PAUSES[mode])
+
+    async def resume(self) -> None:
+        await (self.llm.resume_generation() if self.apart else self.llm.resume())
+
+    async def take(self, request: Options) -> list[Any]:
+        found: list[Any] = await self.call("collective_rpc", "rollbench", None, (request,))
+        return found
+
+    async def forget(self, running: bool) -> bool:
+        return bool(await self.call("reset_prefix_cache", running))
 
     def weights(self, request: Options, flush: bool) -> list[Any]:
         answers, *done = self._ask(*self._inside(request, flush))
