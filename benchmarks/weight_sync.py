@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from benchmarks import CPU, GPU, HALF, SEVEN
+from harness import fresh
 from harness.proof import prove
 from harness.record import Certificate
 from harness.scenario import Scenario
@@ -11,8 +12,6 @@ from harness.scenario import Scenario
 if TYPE_CHECKING:
     from harness.link import Link
     from harness.rig import Rig
-
-PROVING = 1_000_000_000  # the step whose weights prove a sync: none that was measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,11 @@ class WeightSync(Scenario):
     def steady(self) -> str:
         return "sync_latency"
 
+    def prepare(self, rig: "Rig") -> None:
+        fresh.prepare(rig)
+
     def link(self, rig: "Rig") -> "Link":
+        fresh.look(rig)
         return rig.link(self.transport, self.how, senders=self.senders, colocated=self.colocated, bucket=self.bucket)
 
     def step(self, rig: "Rig", index: int) -> dict[str, float]:
@@ -47,7 +50,7 @@ class WeightSync(Scenario):
 
     def finish(self, rig: "Rig") -> dict[str, Certificate]:
         self.link(rig).learned()
-        return {"proof": prove(self.link(rig), PROVING)}
+        return {"proof": prove(self.link(rig), fresh.STEP)}
 
 
 TINY = WeightSync(model="tiny-qwen3", options=CPU, transport="shm", how="copies", steps=10)

@@ -14,6 +14,23 @@ if TYPE_CHECKING:
 SENDER = "harness.worker.holder"
 
 
+def holding(rig: "Rig", name: str, gpu: int, rank: int = 0, ranks: int = 1) -> tuple[Worker, dict[str, Any]]:
+    """A sender that holds the model's weights or a rank's share of them, on the GPU of that number where the engine is
+    on one; what it says of them."""
+    env, tensors = rig.environment, [[name, list(size)] for name, size in models.tensors_of(rig.model)]
+    who, log = f"sender of weights for {env.engine}", rig.log.with_suffix(f".{name}.log")
+    sender = Worker(who, env.python, log, rig.variables(local=True), env.paths, SENDER)
+    device = env.device if env.device == "cpu" else f"cuda:{gpu}"
+    try:
+        found = sender.call(
+            "hold", rig.timeout, tensors=tensors, dtype=rig.options.dtype, device=device, rank=rank, ranks=ranks
+        )
+    except BaseException:
+        sender.end()
+        raise
+    return sender, found.value
+
+
 class Link(ExitStack):
     """Weights of the rig's model in `senders` processes of their own, sent over `transport`; `how` the receivers bring
     them in: `graph`, `foreach` or `copies` replay a plan, `loader` is the engine's own. Several senders share the rows
@@ -37,20 +54,12 @@ class Link(ExitStack):
 
     def _hold(self, senders: int, first: int) -> None:
         """Start the senders, on the GPUs from the number `first` on, with weights that are not the engine's."""
-        rig, env = self.rig, self.rig.environment
-        rig.worker  # noqa: B018, the engine takes its memory first
-        variables = rig.variables(local=True)
-        tensors = [[name, list(size)] for name, size in models.tensors_of(rig.model)]
+        self.rig.worker  # noqa: B018, the engine takes its memory first
         self.senders, held = list[Worker](), list[dict[str, Any]]()
         for number in range(senders):
-            log = rig.log.with_suffix(f".sender{number}.log")
-            sender = Worker(f"sender of weights for {env.engine}", env.python, log, variables, env.paths, SENDER)
+            sender, found = holding(self.rig, f"sender{number}", first + number, number, senders)
             self.senders.append(self.enter_context(sender))
-            device = env.device if env.device == "cpu" else f"cuda:{first + number}"
-            found = sender.call(
-                "hold", rig.timeout, tensors=tensors, dtype=rig.options.dtype, device=device, rank=number, ranks=senders
-            )
-            held.append(found.value)
+            held.append(found)
         self.slots, self.bytes = held[0]["slots"], int(held[0]["bytes"])
         self.facts |= {"bytes": self.bytes, "sender_bytes": [one["buffer"] for one in held]}
         self.update(0)
