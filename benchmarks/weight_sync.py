@@ -19,8 +19,8 @@ class WeightSync(Scenario):
     """`how` the engine's processes bring in what they are sent: `graph`, `foreach` and `copies` replay the copies that
     the engine's own loader makes; `loader` is that loader. Over `disk` the engine reads a checkpoint.
 
-    Of `senders` each holds its share of the rows of every tensor; `colocated`: on the engine's GPUs. `bucket`: MiB sent
-    at once over nccl and gloo.
+    Of `senders` each holds its share of the rows of every tensor; `colocated`: on the engine's GPUs; `on_host`: in host
+    memory, which shm shares as it is. `bucket`: MiB sent at once over nccl and gloo.
     """
 
     shares = True
@@ -28,6 +28,7 @@ class WeightSync(Scenario):
     how: Literal["graph", "foreach", "copies", "loader"] = "graph"
     senders: int = 1
     colocated: bool = True
+    on_host: bool = False
     bucket: int = 64
     warmup: int = 3
     steps: int = 20
@@ -41,7 +42,8 @@ class WeightSync(Scenario):
 
     def link(self, rig: "Rig") -> "Link":
         fresh.look(rig)
-        return rig.link(self.transport, self.how, senders=self.senders, colocated=self.colocated, bucket=self.bucket)
+        names = "senders", "colocated", "on_host", "bucket"
+        return rig.link(self.transport, self.how, **{name: getattr(self, name) for name in names})
 
     def step(self, rig: "Rig", index: int) -> dict[str, float]:
         link = self.link(rig)
@@ -60,6 +62,7 @@ TP2 = replace(TWO, options=replace(B05.options, tensor_parallel=2))
 
 CASES = {
     "tiny-shm": TINY,
+    "tiny-shm-host": replace(TINY, on_host=True),
     "tiny-shm-loader": replace(TINY, how="loader"),
     "tiny-gloo": replace(TINY, transport="gloo", bucket=4),
     "tiny-gloo-sharded": replace(TINY, transport="gloo", senders=2, bucket=4),
@@ -73,6 +76,7 @@ CASES = {
         "ipc-copies": replace(B05, how="copies"),
         "ipc-loader": replace(B05, how="loader"),
         "shm": replace(B05, transport="shm"),
+        "shm-host": replace(B05, transport="shm", on_host=True),
         "gloo": replace(B05, transport="gloo", steps=5),
         "disk": replace(B05, transport="disk", how="loader", steps=5),
         "nccl": replace(TWO, transport="nccl", colocated=False),

@@ -58,6 +58,12 @@ def test_shares_of_two_senders_make_the_whole(rig: Rig) -> None:
     assert proof.ok, proof
 
 
+def test_what_is_held_on_the_host_is_shared_as_it_is(rig: Rig) -> None:
+    with Link(rig, "shm", "copies", on_host=True) as link:
+        proof = prove(link, 9)
+    assert proof.ok, proof
+
+
 def test_a_sync_that_moves_nothing_is_no_sync(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     with Link(rig, "shm", "loader") as link:
         monkeypatch.setattr(link, "sync", rig.flush)
