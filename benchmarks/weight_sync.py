@@ -20,7 +20,8 @@ class WeightSync(Scenario):
     the engine's own loader makes; `loader` is that loader. Over `disk` the engine reads a checkpoint.
 
     Of `senders` each holds its share of the rows of every tensor; `colocated`: on the engine's GPUs; `on_host`: in host
-    memory, which shm shares as it is. `bucket`: MiB sent at once over nccl and gloo.
+    memory, which shm shares as it is. `bucket`: MiB sent at once over nccl and gloo. `restart`: in a run's first
+    pair the engine starts on the weights of the proof, as a checkpoint on disk.
     """
 
     shares = True
@@ -30,6 +31,7 @@ class WeightSync(Scenario):
     colocated: bool = True
     on_host: bool = False
     bucket: int = 64
+    restart: bool = True
     warmup: int = 3
     steps: int = 20
 
@@ -38,7 +40,8 @@ class WeightSync(Scenario):
         return "sync_latency"
 
     def prepare(self, rig: "Rig") -> None:
-        fresh.prepare(rig)
+        if self.restart:
+            fresh.prepare(rig)
 
     def link(self, rig: "Rig") -> "Link":
         fresh.look(rig)
@@ -59,6 +62,23 @@ TINY = WeightSync(model="tiny-qwen3", options=CPU, transport="shm", how="copies"
 B05 = WeightSync(model=HALF, gpus=1, options=replace(GPU, memory_fraction=0.4))
 TWO = replace(B05, gpus=2)
 TP2 = replace(TWO, options=replace(B05.options, tensor_parallel=2))
+
+
+def large(gpus: int) -> dict[str, WeightSync]:
+    """70B over so many GPUs: shards on the engine's own GPUs, in host memory, and on the other half of the GPUs."""
+    options = replace(
+        GPU, tensor_parallel=gpus, memory_fraction=0.5 if gpus == 2 else 0.4, max_running=64, graph_batch=64
+    )
+    # The weights fit no disk beside the engine's environments.
+    here = WeightSync(model="Llama-3-70B", gpus=gpus, options=options, senders=gpus, restart=False, steps=10)
+    half = replace(options, tensor_parallel=gpus // 2, memory_fraction=0.8)
+    apart = replace(here, options=half, senders=gpus // 2, transport="nccl", colocated=False)
+    return {
+        f"70B-tp{gpus}-ipc-sharded": here,
+        f"70B-tp{gpus}-shm-host": replace(here, transport="shm", senders=1, on_host=True, steps=5),
+        **({f"70B-tp{gpus // 2}-nccl-sharded": apart} if gpus > 2 else {}),
+    }
+
 
 CASES = {
     "tiny-shm": TINY,
@@ -84,4 +104,7 @@ CASES = {
         "tp2-ipc": TP2,
         "tp2-ipc-sharded": replace(TP2, senders=2),
     }.items()
-}  # fmt: skip
+} | {
+    "8B-ipc": replace(B05, model="Llama-3-8B"),
+    "30B-A3B-tp2-ipc-sharded": replace(TP2, model="Qwen3-30B-A3B", senders=2, restart=False),
+} | large(2) | large(8)  # fmt: skip
