@@ -26,6 +26,7 @@ from harness import (
     machine,
     models,
     plan,
+    publish,
     runner,
     scenario,
     selfcheck,
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 stderr = Console(stderr=True, soft_wrap=True)
+publish.register(app)
 
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")]
 BOTH = ("sglang", "vllm")

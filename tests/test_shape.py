@@ -8,15 +8,18 @@ import pytest
 from harness.paths import PROJECT
 
 LEVELS = {  # a module imports only from lower levels, or from its own where that makes no circle
-    0: ("errors", "metrics", "paths", "rollouts", "shapes", "stats", "wire", "progress"),
+    0: ("errors", "markdown", "metrics", "paths", "rollouts", "shapes", "stats", "wire", "progress"),
     1: ("efficiency", "machine", "models", "workload", "worker"),
     2: ("envs", "record", "client", "sampler"),
     3: ("audit", "link", "commit", "store", "series"),
-    4: ("scenario", "rig", "fresh", "proof", "pending", "plan", "rates", "trace"),
+    4: ("evidence", "scenario", "rig", "fresh", "proof", "pending", "plan", "rates", "trace"),
     5: ("measure", "inference", "inflight", "groups", "compare", "doctor"),
-    6: ("shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
-    7: ("runner",),
-    8: ("cli",),
+    6: ("standings", "shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
+    7: ("runner", "plots"),
+    8: ("draw",),
+    9: ("report",),
+    10: ("publish",),
+    11: ("cli",),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 SAME_LEVEL = {("rig", "scenario"), ("proof", "fresh"), ("record", "machine"), ("groups", "inference")}
