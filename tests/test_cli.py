@@ -138,10 +138,10 @@ def test_compare_shows_records_and_passes_alien_files_over(results: Path) -> Non
 
 
 def test_compare_refuses_what_differs_and_names_it(results: Path) -> None:
-    paths = [store.save(record(params={"model": "tiny-qwen3", "requests": n}), results) for n in (16, 32)]
+    paths = [store.save(record(params={"model": "tiny-qwen3", "prompts": n}), results) for n in (16, 32)]
     done = rollbench("compare", *map(str, paths))
     assert done.returncode == 2
-    assert "params.requests was 16, now 32" in done.stderr
+    assert "params.prompts was 16, now 32" in done.stderr
 
 
 def test_show_and_list_and_doctor(results: Path) -> None:
@@ -166,7 +166,7 @@ def test_every_command_explains_itself(command: str) -> None:
 
 def test_hostile_text_in_a_record_is_shown_as_text(results: Path) -> None:
     hostile = "[red]<script>alert(1)</script>\u202e\x1b[31m"
-    path = store.save(record(params={"model": hostile, "requests": 1}), results)
+    path = store.save(record(params={"model": hostile, "prompts": 1}), results)
     assert "[red]<script>" in rollbench("show", str(path)).stdout
     compared = rollbench("compare", "--markdown").stdout
     assert "[red]<script>" in compared
