@@ -112,9 +112,9 @@ _ROWS: tuple[tuple[str, str, str, Literal["higher", "lower", None], tuple[float,
      "from the start of the process to an engine ready for requests; one sample a launch, the same for all cases that "
      "share it"),
     ("peak_memory", "peak memory", "GiB", "lower", _USE,
-     "on a GPU, the most device memory in use during the launch above the baseline before it, all GPUs of the case "
-     "together; on a CPU, the most resident memory of the launch's processes together; one sample a launch, of a case "
-     "that shares it from the case's first warm-up step to its last step"),
+     "on a GPU, the most device memory that the sampler saw in use during the launch above the baseline before it, the "
+     "sum over the case's GPUs, each at its own peak; on a CPU, the most resident memory of the launch's processes "
+     "together; one sample a launch, of a case that shares it from the case's first warm-up step to its last step"),
     ("host_memory", "host memory", "GiB", "lower", _USE,
      "the most resident memory of the launch's processes together while steps were measured (shared pages count in "
      "each); one sample a launch"),

@@ -30,6 +30,7 @@ PAUSE, SETTLE_ASLEEP = 0.05, 2.0  # seconds between two readings of device memor
 
 class Rig(ExitStack):
     """One launch of one engine. The worker starts at the first use; leaving the context ends it, whatever happened.
+    The first `gpus` that the engine is shown are looked at (0: all).
 
     Calls raise LaunchFailed when the engine dies, refuses or takes longer than `timeout` seconds.
     """
@@ -42,6 +43,7 @@ class Rig(ExitStack):
         log: Path,
         timeout: float,
         tell: Callable[[str], None],
+        gpus: int = 0,
     ) -> None:
         super().__init__()
         self.environment, self.model, self.options = environment, model, options
@@ -52,7 +54,8 @@ class Rig(ExitStack):
         self.versions: dict[str, str] = {}
         self._worker: Worker | None = None
         self._link: Link | None = None
-        self.baseline_mib = machine.device_memory_mib()  # in use on each GPU before the launch
+        self.gpus = gpus
+        self.baseline_mib = machine.device_memory_mib()[: gpus or None]  # in use on each GPU before the launch
         self.began = time.monotonic()
 
     @property
@@ -69,7 +72,8 @@ class Rig(ExitStack):
         worker = self._worker = Worker(env.engine, env.python, self.log, self.variables(model.local), env.paths)
         self.facts["model"] = Path(model.path).name
         self.callback(self._end)
-        self._sampler = self.enter_context(Sampler(self.log.with_suffix(".series.jsonl"), worker.pid))
+        series = self.log.with_suffix(".series.jsonl")
+        self._sampler = self.enter_context(Sampler(series, worker.pid, gpus=self.gpus))
         reply = worker.call(
             "start", self.timeout, model=model.path, load_format=model.load_format,
             options=self.options.of(env.engine), device=env.device,
