@@ -36,7 +36,7 @@ class Worker:
     """One engine process and all that it starts, in a process group of its own.
 
     The interpreter sees this package alone through PYTHONPATH (a folder with a link to it), so that packages of the
-    light environment never shadow an engine's own.
+    light environment never shadow an engine's own. Raises LaunchFailed when it does not start.
     """
 
     engine: str
@@ -54,19 +54,29 @@ class Worker:
         (self.folder / "site" / "harness").symlink_to(PACKAGE)
         self.started = time.monotonic()
         there, back = os.pipe(), os.pipe()
+        self._wire = Wire(back[0], there[1])
+        try:
+            self._process = self._begin(there[0], back[1])
+        except OSError as error:
+            self._wire.close()
+            self._scratch.cleanup()
+            advice = "`rollbench doctor` says which engines can run"
+            raise LaunchFailed(f"{self.engine}: {self.python} does not start ({error}): {advice}") from None
+        finally:
+            os.close(there[0])
+            os.close(back[1])
+        self._pidfd = os.pidfd_open(self.pid)
+        self.ended = False
+
+    def _begin(self, incoming: int, outgoing: int) -> "subprocess.Popen[bytes]":
         variables = environment(self.environment, (self.folder / "site", *self.paths))
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [self.python, "-m", self.module, self.engine, str(there[0]), str(back[1])],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(there[0], back[1]),
+            return subprocess.Popen(
+                [self.python, "-m", self.module, self.engine, str(incoming), str(outgoing)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(incoming, outgoing),
                 start_new_session=True, env=variables, cwd=self.folder,
             )  # fmt: skip
-        os.close(there[0])
-        os.close(back[1])
-        self._wire = Wire(back[0], there[1])
-        self._pidfd = os.pidfd_open(self.pid)
-        self.ended = False
 
     @property
     def pid(self) -> int:
