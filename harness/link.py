@@ -14,43 +14,52 @@ if TYPE_CHECKING:
 SENDER = "harness.worker.holder"
 
 
+def holding(rig: "Rig", name: str, gpu: int, **share: Any) -> tuple[Worker, dict[str, Any]]:
+    """A sender that holds the model's weights or a `share` of them (`harness.worker.holder.Holder.hold`), on the GPU of
+    that number where the engine is on one; what it says of them."""
+    env, tensors = rig.environment, [[name, list(size)] for name, size in models.tensors_of(rig.model)]
+    who, log = f"sender of weights for {env.engine}", rig.log.with_suffix(f".{name}.log")
+    sender = Worker(who, env.python, log, rig.variables(local=True), env.paths, SENDER)
+    device = env.device if env.device == "cpu" else f"cuda:{gpu}"
+    try:
+        found = sender.call("hold", rig.timeout, tensors=tensors, dtype=rig.options.dtype, device=device, **share)
+    except BaseException:
+        sender.end()
+        raise
+    return sender, found.value
+
+
 class Link(ExitStack):
     """Weights of the rig's model in `senders` processes of their own, sent over `transport`; `how` the receivers bring
     them in: `graph`, `foreach` or `copies` replay a plan, `loader` is the engine's own. Several senders share the rows
-    of each tensor. `colocated`: they are on the engine's GPUs, else on those behind them. `bucket`: MiB sent at once,
-    where a transport does not offer the whole buffer."""
+    of each tensor. `colocated`: they are on the engine's GPUs, else on those behind them; `on_host`: they hold the
+    weights in host memory. `bucket`: MiB sent at once, where a transport does not offer the whole buffer."""
 
     def __init__(
-        self, rig: "Rig", transport: str, how: str, senders: int = 1, colocated: bool = True, bucket: int = 64
-    ) -> None:
+        self, rig: "Rig", transport: str, how: str, senders: int = 1, colocated: bool = True, on_host: bool = False,
+        bucket: int = 64,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.rig, self.transport, self.how = rig, transport, how
         self.together = bool(transports.load(transport).TOGETHER)
         self.ranks, self.bucket = rig.options.tensor_parallel, bucket
         self.facts: dict[str, Any] = {"transport": transport, "how": how, "senders": senders, "colocated": colocated}
         try:
-            self._hold(senders, 0 if colocated else self.ranks)
+            self._hold(senders, 0 if colocated else self.ranks, on_host)
             self._open()
         except BaseException:
             self.close()
             raise
 
-    def _hold(self, senders: int, first: int) -> None:
+    def _hold(self, senders: int, first: int, on_host: bool) -> None:
         """Start the senders, on the GPUs from the number `first` on, with weights that are not the engine's."""
-        rig, env = self.rig, self.rig.environment
-        rig.worker  # noqa: B018, the engine takes its memory first
-        variables = rig.variables(local=True)
-        tensors = [[name, list(size)] for name, size in models.tensors_of(rig.model)]
+        self.rig.worker  # noqa: B018, the engine takes its memory first
         self.senders, held = list[Worker](), list[dict[str, Any]]()
         for number in range(senders):
-            log = rig.log.with_suffix(f".sender{number}.log")
-            sender = Worker(f"sender of weights for {env.engine}", env.python, log, variables, env.paths, SENDER)
+            share = {"rank": number, "ranks": senders, "on_host": on_host}
+            sender, found = holding(self.rig, f"sender{number}", first + number, **share)
             self.senders.append(self.enter_context(sender))
-            device = env.device if env.device == "cpu" else f"cuda:{first + number}"
-            found = sender.call(
-                "hold", rig.timeout, tensors=tensors, dtype=rig.options.dtype, device=device, rank=number, ranks=senders
-            )
-            held.append(found.value)
+            held.append(found)
         self.slots, self.bytes = held[0]["slots"], int(held[0]["bytes"])
         self.facts |= {"bytes": self.bytes, "sender_bytes": [one["buffer"] for one in held]}
         self.update(0)

@@ -52,11 +52,17 @@ class Rig(ExitStack):
         self.facts: dict[str, Any] = {}
         self.flags: dict[str, Any] = {}
         self.versions: dict[str, str] = {}
+        self.start_on: Path | None = None  # a checkpoint in place of the model's weights
+        self.fresh: Rollouts | None = None  # what an engine started on it answers (`harness.fresh`)
         self._worker: Worker | None = None
         self._link: Link | None = None
         self.gpus = gpus
         self.baseline_mib = machine.device_memory_mib()[: gpus or None]  # in use on each GPU before the launch
         self.began = time.monotonic()
+
+    @property
+    def loaded(self) -> models.Model:
+        return models.find(self.model)
 
     @property
     def worker(self) -> Worker:
@@ -66,16 +72,16 @@ class Rig(ExitStack):
         return self._worker
 
     def _start(self) -> None:
-        model = models.find(self.model)
-        env = self.environment
+        model, env = self.loaded, self.environment
         self.tell(f"waiting for {env.engine} to start")
         worker = self._worker = Worker(env.engine, env.python, self.log, self.variables(model.local), env.paths)
         self.facts["model"] = Path(model.path).name
+        at, form = (str(self.start_on), "auto") if self.start_on else (model.path, model.load_format)
         self.callback(self._end)
         series = self.log.with_suffix(".series.jsonl")
         self._sampler = self.enter_context(Sampler(series, worker.pid, gpus=self.gpus))
         reply = worker.call(
-            "start", self.timeout, model=model.path, load_format=model.load_format,
+            "start", self.timeout, model=at, load_format=form,
             options=self.options.of(env.engine), device=env.device,
         )  # fmt: skip
         self.flags, self.versions = reply.value["flags"], reply.value["versions"]

@@ -80,6 +80,8 @@ class Shift:
     def _measure(self, rig: Rig, turns: list[Measured]) -> None:
         why, error = INTERRUPTED, ""
         try:
+            if self.slot.pair == 1:
+                turns[0].scenario.prepare(rig)
             rig.worker  # noqa: B018, starts it
             for turn in turns:
                 self._measure_one(rig, turn)

@@ -12,14 +12,14 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     1: ("efficiency", "machine", "models", "workload", "worker"),
     2: ("envs", "record", "client", "sampler"),
     3: ("audit", "link", "commit", "store", "series"),
-    4: ("scenario", "rig", "proof", "pending", "plan", "rates", "trace"),
+    4: ("scenario", "rig", "fresh", "proof", "pending", "plan", "rates", "trace"),
     5: ("measure", "inference", "inflight", "groups", "compare", "doctor"),
     6: ("shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
     7: ("runner",),
     8: ("cli",),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
-SAME_LEVEL = {("rig", "scenario"), ("record", "machine"), ("groups", "inference")}
+SAME_LEVEL = {("rig", "scenario"), ("proof", "fresh"), ("record", "machine"), ("groups", "inference")}
 FILES = sorted((PROJECT / "harness").rglob("*.py"))
 
 

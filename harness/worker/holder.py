@@ -12,7 +12,7 @@ from typing import Any
 from harness.worker import transports
 from harness.worker.__main__ import serve
 from harness.worker.flat import Piece, Slot, buckets, held, layout, rows, shares
-from harness.worker.transports import disk
+from harness.worker.transports import disk, shm
 
 
 class Holder:
@@ -23,21 +23,30 @@ class Holder:
     pieces: list[Piece]
     buffer: Any
     dtype: Any
+    device: str  # where weights are made
 
     def __init__(self) -> None:
         self.addresses: dict[str, dict[str, Any]] = {}  # by transport
         self.rank, self.ranks = 0, 1
 
     def hold(
-        self, tensors: list[tuple[str, list[int]]], dtype: str, device: str, rank: int = 0, ranks: int = 1
+        self,
+        tensors: list[tuple[str, list[int]]],
+        dtype: str,
+        device: str,
+        rank: int = 0,
+        ranks: int = 1,
+        on_host: bool = False,
     ) -> dict[str, Any]:
+        """`on_host`: in host memory that `shm` shares as it is, though made on the device."""
         import torch
 
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.ranks, self.device = rank, ranks, device
         self.dtype = getattr(torch, dtype)
         self.slots = layout(tensors, self.dtype.itemsize)
         self.pieces = shares(self.slots, rank, ranks)
-        self.buffer = torch.zeros(held(self.pieces), dtype=torch.uint8, device=device)
+        size = held(self.pieces)
+        self.buffer = shm.held(size) if on_host else torch.zeros(size, dtype=torch.uint8, device=device)
         slots = [[slot.name, list(slot.shape), slot.offset, slot.bytes] for slot in self.slots]
         return {"slots": slots, "bytes": sum(slot.bytes for slot in self.slots), "buffer": self.buffer.numel()}
 
@@ -58,9 +67,9 @@ class Holder:
     def _made(self, step: int) -> Iterator[tuple[Slot, Any]]:
         import torch
 
-        generator = torch.Generator(self.buffer.device).manual_seed(step)
+        generator = torch.Generator(self.device).manual_seed(step)
         for slot in self.slots:
-            tensor = torch.empty(slot.shape, dtype=self.dtype, device=self.buffer.device)
+            tensor = torch.empty(slot.shape, dtype=self.dtype, device=self.device)
             if slot.name.endswith("norm.weight"):
                 yield slot, tensor.normal_(1.0, 0.1, generator=generator)
             else:
@@ -103,10 +112,10 @@ class Holder:
         return found
 
     def _fence(self) -> None:
-        if self.buffer.is_cuda:
+        if self.device != "cpu":
             import torch
 
-            torch.cuda.synchronize(self.buffer.device)
+            torch.cuda.synchronize(self.device)
 
     def close(self) -> None:
         del self.buffer

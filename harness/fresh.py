@@ -1,0 +1,40 @@
+"""An engine that was started on the weights of one step: what it answers then, it must answer after a sync of them."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.link import holding
+from harness.rollouts import Rollouts
+from harness.workload import independent
+
+if TYPE_CHECKING:
+    from harness.rig import Rig
+
+STEP = 1_000_000_000  # none that is measured
+SEED, REQUESTS, INPUT = 77, 48, 300  # the batch whose outputs are looked at; prompts longer than a cache's block
+OUTPUT = 2  # tokens: the first is the likeliest of a prompt, and its log-probability knows every weight
+
+
+def prepare(rig: "Rig") -> None:
+    """Write a checkpoint of STEP's weights, which the engine of this rig starts on instead of the model's own."""
+    rig.log.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(rig.enter_context(tempfile.TemporaryDirectory(prefix="fresh-", dir=rig.log.parent)))
+    with holding(rig, "fresh", 0)[0] as sender:
+        sender.call("checkpoint", rig.timeout, step=STEP, folder=str(folder / "checkpoint"), model=rig.loaded.path)
+        sender.close()
+    rig.start_on = folder / "checkpoint"
+
+
+def look(rig: "Rig") -> None:
+    """What the engine answers before the first sync, where it was started on such a checkpoint, which goes."""
+    if rig.start_on is not None and rig.fresh is None:
+        rig.fresh = greedy(rig)
+        shutil.rmtree(rig.start_on)
+
+
+def greedy(rig: "Rig") -> Rollouts:
+    """Outputs of a fixed batch, with what the prefix cache holds."""
+    prompts = independent((SEED,), [INPUT] * REQUESTS, [OUTPUT] * REQUESTS, rig.vocabulary)
+    return rig.generate(prompts, temperature=0.0, logprobs=True, audited=False)
