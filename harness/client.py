@@ -16,6 +16,7 @@ import psutil
 
 from harness.errors import LaunchFailed
 from harness.paths import PACKAGE, shared_memory
+from harness.segments import Segments
 from harness.wire import Closed, Message, Wire
 
 SCRATCH = "rollbench-"  # then the light process's number: folders in shared memory, one a worker
@@ -36,7 +37,8 @@ class Worker:
     """One engine process and all that it starts, in a process group of its own.
 
     The interpreter sees this package alone through PYTHONPATH (a folder with a link to it), so that packages of the
-    light environment never shadow an engine's own. Raises LaunchFailed when it does not start.
+    light environment never shadow an engine's own. What they leave in shared memory is removed when they have ended.
+    Raises LaunchFailed when it does not start.
     """
 
     engine: str
@@ -52,6 +54,7 @@ class Worker:
         self.folder = Path(self._scratch.name)
         (self.folder / "site").mkdir()
         (self.folder / "site" / "harness").symlink_to(PACKAGE)
+        self.segments = Segments()
         self.started = time.monotonic()
         there, back = os.pipe(), os.pipe()
         self._wire = Wire(back[0], there[1])
@@ -146,6 +149,7 @@ class Worker:
         """Ask the engine to end itself; names of the processes that did not, and had to be killed."""
         if self.ended:
             return []
+        self.look()
         self.call("close", timeout)
         select.select([self._pidfd], [], [], timeout)
         deadline = time.monotonic() + GRACE
@@ -160,12 +164,18 @@ class Worker:
         if self.ended:
             return
         self.ended = True
+        self.look()
         kill_group(self.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold a killed process for a while
             self._process.wait(GRACE)
         self._wire.close()
         os.close(self._pidfd)
         self._scratch.cleanup()
+        self.segments.remove()
+
+    def look(self) -> None:
+        """Note what the processes have in shared memory now: one that dies can no longer be asked."""
+        self.segments.look(process.pid for process in group(self.pid))
 
 
 def group(leader: int) -> list[psutil.Process]:

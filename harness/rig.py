@@ -84,6 +84,7 @@ class Rig(ExitStack):
             "start", self.timeout, model=at, load_format=form,
             options=self.options.of(env.engine), device=env.device,
         )  # fmt: skip
+        worker.look()
         self.flags, self.versions = reply.value["flags"], reply.value["versions"]
         if env.shims:
             self.versions["shims"] = env.shims
