@@ -4,7 +4,7 @@ The logits of all tokens, N times the vocabulary, never stand in memory: tokens 
 pass computes each chunk's logits again. The head's gradient is summed over chunks in float32, whatever its own type.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,10 +101,10 @@ class _Scores(torch.autograd.Function):
     def backward(ctx: Any, logp_grad_N: Tensor | None, entropy_grad_N: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden_ND, head_VD, target_N = ctx.saved_tensors
         needs_hidden, needs_head = ctx.needs_input_grad[:2]
-        if logp_grad_N is None:  # then the entropy's is there
-            logp_grad_N = torch.zeros_like(cast(Tensor, entropy_grad_N))
-        hidden_grad_ND = torch.empty_like(hidden_ND) if needs_hidden else None
         sums = torch.promote_types(head_VD.dtype, torch.float32)
+        if logp_grad_N is None:
+            logp_grad_N = torch.zeros_like(target_N, dtype=sums)
+        hidden_grad_ND = torch.empty_like(hidden_ND) if needs_hidden else None
         head_grad_VD = torch.zeros_like(head_VD, dtype=sums) if needs_head else None
         for start in range(0, len(target_N), ctx.chunk):
             part = slice(start, start + ctx.chunk)
