@@ -117,6 +117,26 @@ def group_ids(count: int, size: int) -> list[int]:
     return [place // size for place in range(count)]
 
 
+def turns(
+    outputs: Sequence[Ids], replies: Sequence[Ids], logprobs: Sequence[Sequence[float]]
+) -> tuple[list[int], list[bool], list[float]]:
+    """A conversation behind its first prompt as one row of `build`: ids, which are the policy's own, log-probabilities.
+
+    outputs: of each turn; replies: what was said between two outputs, one less than these. Ids are taken as the engine
+    generated them, never encoded anew from text.
+    """
+    if len(replies) != len(outputs) - 1 or len(logprobs) != len(outputs):
+        raise ValueError(
+            f"{len(outputs)} outputs with {len(replies)} replies between them and {len(logprobs)} logprobs"
+        )
+    ids, own, found = [*outputs[0]], [True] * len(outputs[0]), [*logprobs[0]]
+    for reply, output, logprob in zip(replies, outputs[1:], logprobs[1:], strict=True):
+        ids += [*reply, *output]
+        own += [False] * len(reply) + [True] * len(output)
+        found += [0.0] * len(reply) + [*logprob]
+    return ids, own, found
+
+
 def join(batches: Sequence[Batch]) -> Batch:
     """One batch of several, with groups numbered anew so that those of different batches stay apart."""
     limits = {batch.limit for batch in batches}
