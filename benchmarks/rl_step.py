@@ -73,7 +73,7 @@ class RLStep(Scenario):
         answered, learnt, phases = (self._one_off if self.lag else self._in_turn)(rig, crew, number)
         phases["step_time"] = time.perf_counter() - start
         phases |= {f"phase_{name[:-2]}": seconds for name, seconds in learnt.items() if name.endswith("_s")}
-        parts = sum(seconds for name, seconds in phases.items() if name.startswith("phase_"))
+        other = phases["step_time"] - sum(phases[name] for name in phases if name.startswith("phase_"))
         rig.facts["curve"].append(round(learnt["reward"], 4))
         rig.facts["mismatch"].append(round(learnt["mismatch_mean"], 8))
         return (
