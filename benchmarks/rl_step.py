@@ -81,10 +81,7 @@ class RLStep(Scenario):
             | {name: learnt[name] for name in FROM_TRAINER if name in learnt}
             | {f"memory_{name[:-6]}": size / GIB for name, size in learnt.items() if name.endswith("_bytes")}
             | {"bubble_share": answered["bubble_share"], "lag": float(self.lag)}
-            | {
-                "phase_hidden": max(parts - phases["step_time"], 0.0),
-                "phase_other": max(phases["step_time"] - parts, 0.0),
-            }
+            | {"phase_hidden": max(-other, 0.0), "phase_other": max(other, 0.0)}
             | {"rl_throughput": answered["tokens"] / phases["step_time"] / max(self.gpus, 1)}
             | self._mfu(answered["flops"], phases["phase_forward_backward"])
         )
