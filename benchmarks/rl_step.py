@@ -164,6 +164,7 @@ class RLStep(Scenario):
         return Certificate(ok=apart <= allowed, figure=apart, reason=f"log-probabilities {apart:.1e} from those before")
 
 
+LEARNING = {"steps": 100, "prompts": 64}
 START = {"steps": 60, "prompts": 64}
 SMALL = {"rate": 1e-3, "budget": 4096}
 TINY = RLStep(
@@ -186,6 +187,8 @@ CASES = {
 } | {
     "tiny-grpo-lora": learning(TINY, settings=SMALL | {"lora": 8}),
     "tiny-grpo-off": replace(TINY, lag=1),
+    "tiny-grpo-ranks": replace(TINY, ranks=2),
+    "tiny-grpo-learns": learning(replace(TINY, goal=0.9, steps=60), warm_up=LEARNING),
     "tiny-grpo-still": learning(TINY, settings=SMALL | {"rate": 0}),
     "tiny-grpo-tool": learning(replace(TINY, output_tokens=24), task="calculator", warm_up={}),
 } | {
