@@ -9,10 +9,10 @@ from harness.paths import PROJECT
 
 LEVELS = {  # a module imports only from lower levels, or from its own where that makes no circle
     0: ("errors", "metrics", "paths", "rollouts", "shapes", "stats", "wire", "progress"),
-    1: ("efficiency", "machine", "models", "workload", "worker"),
+    1: ("efficiency", "gate", "machine", "models", "workload", "worker"),
     2: ("envs", "record", "client", "sampler"),
     3: ("audit", "link", "commit", "store", "series"),
-    4: ("scenario", "rig", "proof", "pending", "plan", "rates", "trace"),
+    4: ("cells", "scenario", "rig", "proof", "pending", "plan", "rates", "trace"),
     5: ("measure", "inference", "inflight", "groups", "compare", "doctor"),
     6: ("shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
     7: ("runner",),
