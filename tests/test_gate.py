@@ -1,5 +1,6 @@
 """Verdicts on cells: each of the five, at the edges of the rule, and what many cells and two looks do to it."""
 
+import gc
 import math
 from dataclasses import replace
 
@@ -95,7 +96,7 @@ def test_the_second_look_goes_to_inconclusive_cells_alone_and_has_its_own_alpha(
     assert looks.plan == [(3, 0.04), (8, 0.01)]
     noise = (0.97, 1.03, 1.0, 1.01, 0.99, 1.0, 1.02, 0.98)
     settled = cell(factor=1.5, noise=(1.0, 1.001, 0.999, 0.1, 0.1, 0.1, 0.1, 0.1))  # what comes later is not looked at
-    rows = gate.judge([cell(factor=1.10, noise=noise), settled], looks)
+    rows = gate.judge([cell(factor=1.08, noise=noise), settled], looks)
     assert [(row.look, row.alpha, row.verdict) for row in rows] == [(2, 0.01, "regress"), (1, 0.04, "regress")]
     assert rows[0].change is not None
     assert rows[0].change.pairs == 8
@@ -112,13 +113,16 @@ def test_one_look_takes_the_pairs_that_were_planned() -> None:
 
 
 def test_two_looks_together_keep_to_alpha() -> None:
-    """At the edge of the null, every trial extended: at most 5 % are flagged, with room for chance."""
+    """No effect, every trial extended: at most 5 % are flagged, with room for chance."""
     random, flagged, trials = np.random.default_rng(3), 0, 1500
     tight = replace(TIME, tolerance=0.0, detect=0.0)
+    gc.collect()
+    gc.freeze()  # statsmodels collects garbage in each call
     for values in np.exp(random.normal(0, 0.03, (trials, 8))):
         (row,) = gate.judge([Cell("c", "vllm", tight, (1.0,) * 8, tuple(values))], Looks(4, 4))
         flagged += row.flagged
-    assert flagged / trials < 0.065
+    gc.unfreeze()
+    assert 0.03 < flagged / trials < 0.065
 
 
 def test_settled_and_new_cells_keep_what_they_are() -> None:
