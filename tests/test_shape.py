@@ -13,10 +13,11 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     2: ("envs", "record", "client", "sampler"),
     3: ("audit", "link", "commit", "store", "series"),
     4: ("cells", "scenario", "rig", "proof", "pending", "plan", "rates", "trace"),
-    5: ("measure", "inference", "inflight", "groups", "compare", "doctor"),
-    6: ("shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
+    5: ("measure", "inference", "inflight", "groups", "calibrate", "compare", "doctor"),
+    6: ("rivals", "screen", "shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
     7: ("runner",),
-    8: ("cli",),
+    8: ("gate_commands",),
+    9: ("cli",),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 SAME_LEVEL = {("rig", "scenario"), ("record", "machine"), ("groups", "inference")}
