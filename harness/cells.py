@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -47,7 +48,8 @@ class Side:
 
 
 def read(path: Path, cases: Iterable[str] = (), engines: Iterable[str] = ()) -> Side:
-    """A record file, or all records of a folder; of these cases and engines, where any are named. Raises UserError when
+    """A record file, or all records of a folder; of these cases (names, scenarios, patterns) and engines, where any are
+    named. Raises UserError when
     it holds none."""
     if not path.exists():
         raise UserError(f"{path}: no such record or folder of records")
@@ -61,7 +63,7 @@ def read(path: Path, cases: Iterable[str] = (), engines: Iterable[str] = ()) -> 
     failures = dict[Key, list[Failure]]()
     for failure in _failures(path / FAILED):
         failures.setdefault((failure.case, failure.engine), []).append(failure)
-    wanted = set(cases), set(engines)
+    wanted = [name if "/" in name else f"{name}/*" for name in cases], list(engines)
     kept = {key: record for key, record in records.items() if _fits(key, *wanted)}
     side = Side(str(path), kept, {key: f for key, f in failures.items() if _fits(key, *wanted)}, skipped)
     if not side.keys:
@@ -69,8 +71,8 @@ def read(path: Path, cases: Iterable[str] = (), engines: Iterable[str] = ()) -> 
     return side
 
 
-def _fits(key: Key, cases: set[str], engines: set[str]) -> bool:
-    return (not cases or key[0] in cases) and (not engines or key[1] in engines)
+def _fits(key: Key, cases: Sequence[str], engines: Sequence[str]) -> bool:
+    return any(fnmatchcase(key[0], name) for name in cases or ["*"]) and (not engines or key[1] in engines)
 
 
 def _failures(path: Path) -> list[Failure]:

@@ -1,22 +1,42 @@
 """The commands that guard a change: gate, calibrate."""
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from harness import calibrate, machine, rivals, store, tables
-from harness.errors import UserError
+from harness import (
+    calibrate,
+    cells,
+    gate,
+    machine,
+    rivals,
+    runner,
+    session,
+    store,
+    tables,
+    trees,
+    verdicts,
+)  # fmt: skip
+from harness.errors import UserError, nearest
+from harness.gate import Cell, Looks, Row
 from harness.metrics import METRICS
-from harness.paths import results_home
+from harness.paths import PROJECT, results_home
 from harness.progress import progress
 from harness.record import Record
-from harness.screen import console, print_table, warn
+from harness.screen import console, print_table, say, warn
+from harness.session import Session
+from harness.trees import Tree
+from harness.verdicts import Report
 
-ALPHA = 0.05
+ALPHA, PAIRS = 0.05, 5
+ENGINES = ("sglang", "vllm")
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -33,7 +53,145 @@ class Simulated:
 
 def add(app: typer.Typer) -> None:
     """Give the command line these commands."""
+    app.command("gate")(hold_against)
     app.command("calibrate")(show_calibration)
+
+
+def hold_against(
+    base: Annotated[str | None, typer.Argument(help="Commit to hold against; with --records its records.")] = None,
+    head: Annotated[str | None, typer.Argument(help="Commit to judge; with --records its records.")] = None,
+    records: Annotated[bool, typer.Option("--records", help="BASE and HEAD are records or folders of them.")] = False,
+    base_tree: Annotated[Path | None, typer.Option("--base", help="A tree instead of a commit.")] = None,
+    head_tree: Annotated[Path | None, typer.Option("--head", help="A tree instead of a commit; as it is.")] = None,
+    case: Annotated[list[str] | None, typer.Option("--case", "-c", help="As in `rollbench run`; repeat it.")] = None,
+    engine: Annotated[list[str] | None, typer.Option("--engine", "-e", help="vllm, sglang or fake; repeat it.")] = None,
+    pairs: Annotated[
+        int | None, typer.Option(min=1, help="Pairs of launches (5; with --records all there are).")
+    ] = None,
+    more: Annotated[int, typer.Option(min=0, help="Further pairs where it is inconclusive then; costs alpha.")] = 0,
+    alpha: Annotated[float, typer.Option(min=0.0001, max=0.5, help="Chance of any false alarm.")] = ALPHA,
+    block: Annotated[list[str] | None, typer.Option(help="Only this metric blocks; repeat it.")] = None,
+    control: Annotated[
+        bool, typer.Option("--control/--no-control", help="Measure the base against itself too, in the first cases.")
+    ] = True,
+    apart: Annotated[bool, typer.Option("--apart", help="Judge records that were not measured together.")] = False,
+    inconclusive_ok: Annotated[bool, typer.Option("--inconclusive-ok", help="End 0 where 3 is due.")] = False,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Report, and end 0 whatever it says.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Rows that inform too.")] = False,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table for a pull request to this file.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of a session's records and logs (default .rollbench/gate/…).")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Take launches that are in --out already.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that any one call to an engine may take.")] = 900,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Refuse when another run holds the machine.")] = False,
+) -> None:
+    """Say whether HEAD is worse than BASE: both measured in turn in one session, or from records.
+
+    Ends 0 (pass, improve), 1 (regress), 2 (a mistake), 3 (inconclusive, invalid). docs/gate.md has the rules.
+
+    \b
+    rollbench gate main HEAD                            the main job of this machine, both engines
+    rollbench gate main HEAD -c weight_sync -e vllm     one scenario on one engine
+    rollbench gate --base ../main --head .              two trees, without git
+    rollbench gate --records OUT/base OUT/head          a session's records once more
+    """
+    if unknown := [name for name in block or () if name not in METRICS]:
+        raise UserError(f"no metric {unknown[0]!r}: {nearest(unknown[0], METRICS)}")
+    asked = Asked(case or (), engine or (), Looks(pairs or (0 if records else PAIRS), more, alpha),
+                  block or (), out, apart)  # fmt: skip
+    if records:
+        report = asked.of_records(base, head)
+    else:
+        sides = _sides(base, head, base_tree, head_tree)
+        with runner.alone(not no_wait, say), progress(console) as tell:
+            report = asked.measured(sides, control, resume, timeout, tell)
+    console.print(verdicts.table(report, everything))
+    for line in verdicts.evidence(report):
+        say(line)
+    code = gate.EXIT[report.verdict]
+    code = 0 if shadow or (inconclusive_ok and code == 3) else code
+    if markdown:
+        store.write(markdown, verdicts.markdown(report, everything))
+    if junit:
+        store.write(junit, verdicts.junit(report, inconclusive_ok))
+    if as_json:
+        store.write(as_json, verdicts.as_json(report))
+    if code:
+        raise typer.Exit(code)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `rollbench gate` was asked for."""
+
+    cases: Sequence[str]
+    engines: Sequence[str]
+    looks: Looks
+    block: Sequence[str]
+    out: Path | None
+    apart: bool
+
+    def of_records(self, base: str | None, head: str | None) -> Report:
+        """From records. A folder `control` beside the base's folder `base` holds the base's second measurement."""
+        if not base or not head:
+            raise UserError("gate --records takes two records or folders of records: BASE HEAD")
+        sides = [cells.read(Path(path), self.cases, self.engines) for path in (base, head)]
+        found = self._blocking(cells.cells(sides[0], sides[1], self.apart))
+        rows, controls = gate.judge(found, self.looks), list[Row]()
+        if (again := Path(base).parent / session.CONTROL).is_dir() and Path(base).name == session.BASE:
+            controls = session.controls(sides[0], cells.read(again))
+            rows = session.trusted(rows, controls)
+        old, new = (verdicts.label(name, side.commit) for name, side in zip((base, head), sides, strict=True))
+        notes = [f"skipped {reason}" for side in sides for reason in side.skipped]
+        return Report(old, new, rows, self.looks, lambda case, engine: self._again(base, head, case, engine, True),
+                      controls, notes)  # fmt: skip
+
+    def measured(self, sides: dict[str, Tree], control: bool, resume: bool, timeout: float, tell: Tell) -> Report:
+        """By a session on this machine."""
+        trees = [sides[session.BASE], sides[session.HEAD]]
+        name = "-".join([f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}", *(tree.commit.id[:8] for tree in trees)])
+        folder = (self.out or PROJECT / ".rollbench" / "gate" / name).resolve()
+        running = Session(sides, self.cases, self.engines or ENGINES, self.looks, self._blocking, folder, timeout,
+                          tell, say, control, resume)  # fmt: skip
+        rows = running.run()
+        old, new = (verdicts.label(tree.name, tree.commit) for tree in trees)
+        notes = [f"records and logs: {folder}"]
+        return Report(old, new, rows, self.looks,
+                      lambda case, engine: self._again(trees[0].name, trees[1].name, case, engine, False),
+                      running.controls, notes)  # fmt: skip
+
+    def _blocking(self, found: Sequence[Cell]) -> list[Cell]:
+        """With the metrics that block as they were asked for."""
+        return [
+            replace(cell, metric=replace(cell.metric, blocks=cell.metric.name in self.block))
+            if self.block and cell.metric
+            else cell
+            for cell in found
+        ]
+
+    def _again(self, base: str, head: str, case: str, engine: str, records: bool) -> str:
+        """The command that gives this row again."""
+        sides = ["--records", base, head] if records else [base, head]
+        if not records and Path(base).is_dir():
+            sides = ["--base", base, "--head", head]
+        looks = [f"--pairs={self.looks.pairs}"] if self.looks.pairs else []
+        looks += [f"--more={self.looks.more}"] if self.looks.more else []
+        blocks = [f"--block={name}" for name in self.block] + (["--apart"] if self.apart else [])
+        return shlex.join(["rollbench", "gate", *sides, "-c", case, "-e", engine, *looks, *blocks])
+
+
+def _sides(base: str | None, head: str | None, base_tree: Path | None, head_tree: Path | None) -> dict[str, Tree]:
+    """Two commits, or two trees. Raises UserError for anything else."""
+    if base_tree and head_tree and not base:
+        return {session.BASE: trees.of_folder(base_tree), session.HEAD: trees.of_folder(head_tree)}
+    if base_tree or head_tree:
+        raise UserError("gate takes two commits, BASE HEAD, or two trees, --base DIR --head DIR")
+    if not base:
+        raise UserError("gate takes what to hold against and what to judge: `rollbench gate main HEAD`")
+    return {session.BASE: trees.of_commit(base), session.HEAD: trees.of_commit(head or "HEAD")}
 
 
 def show_calibration(

@@ -14,8 +14,8 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     3: ("audit", "link", "commit", "store", "series"),
     4: ("cells", "scenario", "rig", "proof", "pending", "plan", "rates", "trace"),
     5: ("measure", "inference", "inflight", "groups", "calibrate", "compare", "doctor"),
-    6: ("rivals", "screen", "shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
-    7: ("runner",),
+    6: ("rivals", "screen", "trees", "shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
+    7: ("runner", "session", "verdicts"),
     8: ("gate_commands",),
     9: ("cli",),
 }
