@@ -84,14 +84,15 @@ def _failures(path: Path) -> list[Failure]:
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def cells(base: Side, head: Side, apart: bool = False) -> list[Cell]:
-    """Every metric of every case and engine. Sides that were not measured together are judged only with `apart`.
+def cells(base: Side, head: Side, apart: bool = False, shared: bool = False) -> list[Cell]:
+    """Every metric of every case and engine. Sides that were not measured together are judged only with `apart`;
+    `shared` counts launches that others on the machine spoilt.
 
     Raises NotComparable, naming the field, when nothing at all can be compared.
     """
     found, refused = list[Cell](), list[str]()
     for key in sorted(base.keys | head.keys):
-        case = _Case(key, base, head, apart)
+        case = _Case(key, base, head, apart, shared)
         try:
             found += case.cells()
         except NotComparable as error:
@@ -110,6 +111,7 @@ class _Case:
     base: Side
     head: Side
     apart: bool
+    shared: bool
 
     def cells(self) -> list[Cell]:
         before, after = (side.records.get(self.key) for side in (self.base, self.head))
@@ -142,7 +144,7 @@ class _Case:
         if why := self._void(before, after):
             return [Cell(*self.key, settled=Verdict.INVALID, reason=why)]
         together = before.run == after.run
-        ours, theirs = _launches(before), _launches(after)
+        ours, theirs = (_launches(record, self.shared) for record in (before, after))
         if together:
             both = [n for n in sorted(ours) if n in theirs and ours[n].boot_id == theirs[n].boot_id]
             ours, theirs = ({n: side[n] for n in both} for side in (ours, theirs))
@@ -201,9 +203,9 @@ class _Case:
         return ""
 
 
-def _launches(record: Record) -> dict[int, Launch]:
+def _launches(record: Record, shared: bool) -> dict[int, Launch]:
     """Good launches by pair, without those that the machine spoilt."""
-    return {launch.pair: launch for launch in record.good if not spoilt(launch)}
+    return {launch.pair: launch for launch in record.good if shared or not spoilt(launch)}
 
 
 def spoilt(launch: Launch) -> str:

@@ -36,6 +36,7 @@ from harness.verdicts import Report
 
 ALPHA, PAIRS = 0.05, 5
 ENGINES = ("sglang", "vllm")
+SHARED = "launches count although others used the machine: only their order in pairs stands against that"
 Tell = Callable[[str], None]
 
 
@@ -75,6 +76,9 @@ def hold_against(
         bool, typer.Option("--control/--no-control", help="Measure the base against itself too, in the first cases.")
     ] = True,
     apart: Annotated[bool, typer.Option("--apart", help="Judge records that were not measured together.")] = False,
+    shared: Annotated[
+        bool, typer.Option("--shared-machine", help="Count launches although others used the machine (load, gpu).")
+    ] = False,
     inconclusive_ok: Annotated[bool, typer.Option("--inconclusive-ok", help="End 0 where 3 is due.")] = False,
     shadow: Annotated[bool, typer.Option("--shadow", help="Report, and end 0 whatever it says.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Rows that inform too.")] = False,
@@ -101,7 +105,7 @@ def hold_against(
     if unknown := [name for name in block or () if name not in METRICS]:
         raise UserError(f"no metric {unknown[0]!r}: {nearest(unknown[0], METRICS)}")
     asked = Asked(case or (), engine or (), Looks(pairs or (0 if records else PAIRS), more, alpha),
-                  block or (), out, apart)  # fmt: skip
+                  block or (), out, apart, shared)  # fmt: skip
     if records:
         report = asked.of_records(base, head)
     else:
@@ -133,19 +137,21 @@ class Asked:
     block: Sequence[str]
     out: Path | None
     apart: bool
+    shared: bool
 
     def of_records(self, base: str | None, head: str | None) -> Report:
         """From records. A folder `control` beside the base's folder `base` holds the base's second measurement."""
         if not base or not head:
             raise UserError("gate --records takes two records or folders of records: BASE HEAD")
         sides = [cells.read(Path(path), self.cases, self.engines) for path in (base, head)]
-        found = self._blocking(cells.cells(sides[0], sides[1], self.apart))
+        found = self._blocking(cells.cells(sides[0], sides[1], self.apart, self.shared))
         rows, controls = gate.judge(found, self.looks), list[Row]()
         if (again := Path(base).parent / session.CONTROL).is_dir() and Path(base).name == session.BASE:
-            controls = session.controls(sides[0], cells.read(again))
+            controls = session.controls(sides[0], cells.read(again), self.shared)
             rows = session.trusted(rows, controls)
         old, new = (verdicts.label(name, side.commit) for name, side in zip((base, head), sides, strict=True))
         notes = [f"skipped {reason}" for side in sides for reason in side.skipped]
+        notes += [SHARED] if self.shared else []
         return Report(old, new, rows, self.looks, lambda case, engine: self._again(base, head, case, engine, True),
                       controls, notes)  # fmt: skip
 
@@ -155,10 +161,10 @@ class Asked:
         name = "-".join([f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}", *(tree.commit.id[:8] for tree in trees)])
         folder = (self.out or PROJECT / ".rollbench" / "gate" / name).resolve()
         running = Session(sides, self.cases, self.engines or ENGINES, self.looks, self._blocking, folder, timeout,
-                          tell, say, control, resume)  # fmt: skip
+                          tell, say, control, resume, self.shared)  # fmt: skip
         rows = running.run()
         old, new = (verdicts.label(tree.name, tree.commit) for tree in trees)
-        notes = [f"records and logs: {folder}"]
+        notes = [f"records and logs: {folder}", *([SHARED] if self.shared else [])]
         return Report(old, new, rows, self.looks,
                       lambda case, engine: self._again(trees[0].name, trees[1].name, case, engine, False),
                       running.controls, notes)  # fmt: skip
@@ -180,6 +186,7 @@ class Asked:
         looks = [f"--pairs={self.looks.pairs}"] if self.looks.pairs else []
         looks += [f"--more={self.looks.more}"] if self.looks.more else []
         blocks = [f"--block={name}" for name in self.block] + (["--apart"] if self.apart else [])
+        blocks += ["--shared-machine"] if self.shared else []
         return shlex.join(["rollbench", "gate", *sides, "-c", case, "-e", engine, *looks, *blocks])
 
 

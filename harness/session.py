@@ -49,6 +49,7 @@ class Session:
     report: Tell
     control: bool = True
     resume: bool = False
+    shared: bool = False  # launches count although others used the machine
     pythons: dict[str, str] = field(default_factory=dict)
     records: dict[tuple[str, Key], list[tuple[int, Record]]] = field(default_factory=dict)  # side, key: pair, record
     failures: list[tuple[str, Failure]] = field(default_factory=list)
@@ -85,10 +86,10 @@ class Session:
         """The base against itself."""
         if not any(where == CONTROL for where, _ in self.records):
             return []
-        return controls(self.side(BASE), self.side(CONTROL))
+        return controls(self.side(BASE), self.side(CONTROL), self.shared)
 
     def _judge(self) -> list[Row]:
-        found = self.blocking(cells.cells(self.side(BASE), self.side(HEAD)))
+        found = self.blocking(cells.cells(self.side(BASE), self.side(HEAD), shared=self.shared))
         return trusted(gate.judge(found, self.looks), self.controls)
 
     def _open(self, rows: Sequence[Row], group: Sequence[str], engine: str) -> bool:
@@ -165,7 +166,9 @@ class Session:
 
     def _good(self, side: str, key: Key) -> set[int]:
         found = self.records.get((side, key), [])
-        return {pair for pair, record in found if record.good and not any(map(cells.spoilt, record.good))}
+        return {
+            pair for pair, record in found if record.good and (self.shared or not any(map(cells.spoilt, record.good)))
+        }
 
     def _left(self, turns: int, pairs: int) -> str:
         mean = sum(self.took) / len(self.took) if self.took else 0
@@ -238,10 +241,10 @@ class Session:
                 store.write(self.folder / name / cells.FAILED, "\n".join(lines) + "\n")
 
 
-def controls(base: Side, again: Side) -> list[Row]:
+def controls(base: Side, again: Side, shared: bool = False) -> list[Row]:
     """The base against itself."""
     both = Side(base.where, {key: record for key, record in base.records.items() if key in again.records})
-    return gate.judge(cells.cells(both, again), Looks(alpha=CONTROL_ALPHA))
+    return gate.judge(cells.cells(both, again, shared=shared), Looks(alpha=CONTROL_ALPHA))
 
 
 def trusted(rows: list[Row], controls: Sequence[Row]) -> list[Row]:

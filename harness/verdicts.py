@@ -52,6 +52,8 @@ def label(name: str, commit: Commit | None) -> str:
     """`main (1a2b3c4d)`, and that its files differed where they did."""
     if commit is None:
         return name
+    if commit.id == "unknown":
+        return f"{name} (no commit known)"
     dirty = ", files differ from the commit" if commit.dirty else ""
     return f"{name} ({commit.id[:10]}{dirty})" if commit.id[:10] != name[:10] or dirty else name
 
