@@ -43,8 +43,9 @@ class Side:
         return {*self.records, *self.failures}
 
     @property
-    def commit(self) -> Commit | None:
-        return next((record.commit for record in self.records.values()), None)
+    def commits(self) -> list[Commit]:
+        """Of its records; most sides are of one."""
+        return list(dict.fromkeys(record.commit for record in self.records.values()))
 
 
 def read(path: Path, cases: Iterable[str] = (), engines: Iterable[str] = ()) -> Side:

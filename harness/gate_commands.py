@@ -23,6 +23,7 @@ from harness import (
     trees,
     verdicts,
 )  # fmt: skip
+from harness.compare import plain
 from harness.errors import UserError, nearest
 from harness.gate import Cell, Looks, Row
 from harness.metrics import METRICS
@@ -114,7 +115,7 @@ def hold_against(
             report = asked.measured(sides, control, resume, timeout, tell)
     console.print(verdicts.table(report, everything))
     for line in verdicts.evidence(report):
-        say(line)
+        say(str(plain(line)))
     code = gate.EXIT[report.verdict]
     code = 0 if shadow or (inconclusive_ok and code == 3) else code
     if markdown:
@@ -149,7 +150,7 @@ class Asked:
         if (again := Path(base).parent / session.CONTROL).is_dir() and Path(base).name == session.BASE:
             controls = session.controls(sides[0], cells.read(again), self.shared)
             rows = session.trusted(rows, controls)
-        old, new = (verdicts.label(name, side.commit) for name, side in zip((base, head), sides, strict=True))
+        old, new = (verdicts.label(name, *side.commits) for name, side in zip((base, head), sides, strict=True))
         notes = [f"skipped {reason}" for side in sides for reason in side.skipped]
         notes += [SHARED] if self.shared else []
         return Report(old, new, rows, self.looks, lambda case, engine: self._again(base, head, case, engine, True),
@@ -271,7 +272,7 @@ def _read(paths: list[Path], everything: bool) -> list[Record]:
     """Records of these files and folders; only this machine's, unless they were named."""
     found = list[Record]()
     for path in paths:
-        for _, record in store.scan(path) if path.is_dir() else [(path, store.load(path))]:
+        for _, record in [(path, store.load(path))] if path.is_file() else store.scan(path):
             if isinstance(record, str):
                 warn(f"skipped {record}")
             elif everything or record.machine.id == machine.fingerprint().id:

@@ -266,7 +266,7 @@ def _told(record: Record) -> str:
         if launch.unsupported:
             return f"not supported: {launch.unsupported}"
         red = "; ".join(f"{name}: {c.reason}" for name, c in launch.certificates.items() if c.ok is False)
-        return f"{(launch.ended - launch.started).total_seconds():.0f} s" + (f", not counted ({red})" if red else "")
+        return f"{(launch.ended - launch.started).total_seconds():.0f} s" + (f", does not hold: {red}" if red else "")
     return "no launch"
 
 

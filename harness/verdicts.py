@@ -23,6 +23,8 @@ MARKS = {
     Verdict.INVALID: "⚠️",
 }
 
+_DIRTY = " and changes that no commit holds"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -48,14 +50,10 @@ class Report:
         return f"{self.verdict}: {self.head} against {self.base} ({told})"
 
 
-def label(name: str, commit: Commit | None) -> str:
+def label(name: str, *commits: Commit) -> str:
     """`main (1a2b3c4d)`, and that its files differed where they did."""
-    if commit is None:
-        return name
-    if commit.id == "unknown":
-        return f"{name} (no commit known)"
-    dirty = ", files differ from the commit" if commit.dirty else ""
-    return f"{name} ({commit.id[:10]}{dirty})" if commit.id[:10] != name[:10] or dirty else name
+    told = ", ".join(f"{'no commit known' if c.id == 'unknown' else c.id[:10] + _DIRTY * c.dirty}" for c in commits)
+    return name if told in ("", name[:10]) else f"{name} ({told})"
 
 
 def table(report: Report, everything: bool = False) -> Table:
