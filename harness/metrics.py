@@ -76,6 +76,9 @@ _ROWS: tuple[tuple[str, str, str, Literal["higher", "lower", None], Worth, str],
      "from weights ready in the trainer to an engine ready to serve them: sending, loading, control, cache flush"),
     ("sync_worker", "sync: worker", "s", "lower", _TIME,
      "the part of the sync in the engine's model processes, fenced on the device, of the slowest of them"),
+    ("sync_merge", "sync: merge", "s", "lower", _TAIL,
+     "from a trained LoRA adapter to whole weights with it merged in, ready to be sent, in the trainer's stand-in; it "
+     "comes before the sync and is no part of it"),
     ("sync_gather", "sync: gather", "s", "lower", _TAIL, "taken apart: whole tensors put together from shards"),
     ("sync_pack", "sync: pack", "s", "lower", _TAIL,
      "taken apart: the senders' part, where the engine waits for it: packing, writing, handing over"),
@@ -83,11 +86,13 @@ _ROWS: tuple[tuple[str, str, str, Literal["higher", "lower", None], Worth, str],
      "taken apart: from the senders' buffers to the engine's processes, where it is not the load itself"),
     ("sync_load", "sync: load", "s", "lower", _TAIL,
      "taken apart: into the parameters, from where the transport has the weights"),
+    ("sync_start", "sync: start", "s", "lower", _TAIL, "taken apart: the engine's getting ready to take weights"),
     ("sync_finalise", "sync: finalise", "s", "lower", _TAIL, "taken apart: what the engine does with loaded weights"),
     ("sync_flush", "sync: flush", "s", "lower", _TAIL, "taken apart: the engine's own emptying of its prefix cache"),
     ("sync_control", "sync: control", "s", "lower", _TAIL,
      "taken apart: the engine's call around its model processes' work, without a flush"),
-    ("sync_bandwidth", "sync: rate", "GB/s", "higher", _TIME, "bytes of all weights over the sync's seconds"),
+    ("sync_bandwidth", "sync: rate", "GB/s", "higher", _TIME,
+     "bytes of all weights, or of the adapter where it goes alone, over the sync's seconds"),
     ("sync_floor_ratio", "sync / floor", "", "lower", _TIME,
      "the sync's seconds over those of one plain copy of as many bytes on the model's device, measured in the launch"),
     ("sync_path_ratio", "sync / path floor", "", "lower", _TIME,
@@ -132,9 +137,9 @@ _ROWS: tuple[tuple[str, str, str, Literal["higher", "lower", None], Worth, str],
      "from the start of the process to an engine ready for requests; one sample a launch, the same for all cases that "
      "share it"),
     ("peak_memory", "peak memory", "GiB", "lower", _USE.blocking,
-     "on a GPU, the most device memory in use during the launch above the baseline before it, all GPUs of the case "
-     "together; on a CPU, the most resident memory of the launch's processes together; one sample a launch, of a case "
-     "that shares it from the case's first warm-up step to its last step"),
+     "on a GPU, the most device memory that the sampler saw in use during the launch above the baseline before it, the "
+     "sum over the case's GPUs, each at its own peak; on a CPU, the most resident memory of the launch's processes "
+     "together; one sample a launch, of a case that shares it from the case's first warm-up step to its last step"),
     ("host_memory", "host memory", "GiB", "lower", _USE,
      "the most resident memory of the launch's processes together while steps were measured (shared pages count in "
      "each); one sample a launch"),
@@ -146,6 +151,94 @@ _ROWS: tuple[tuple[str, str, str, Literal["higher", "lower", None], Worth, str],
      "model bandwidth utilisation: least bytes that generation must read over the measured seconds and the GPUs' peak "
      "bandwidth (a lower bound)"),
 )  # fmt: skip
+# Of an RL step, in their order. Where the engine answers while the trainer learns they add up to more than the step.
+PHASES = {
+    "phase_rollout": "the engine's answers, all turns together",
+    "phase_sleep": "the engine gives its device memory back",
+    "phase_onload": "the trainer's memory comes back from the host",
+    "phase_reward": "answers are judged, and made a batch",
+    "phase_logprobs_old": "log-probabilities under the policy before the update",
+    "phase_logprobs_ref": "log-probabilities under the reference, where the algorithm has one",
+    "phase_values": "the critic's values, where the algorithm has one",
+    "phase_advantage": "advantages, weights and corrections",
+    "phase_forward_backward": "the loss and its gradients, of all micro-batches",
+    "phase_optimiser": "clipping, the optimiser, and the weights as they are sent",
+    "phase_offload": "the trainer's memory goes to the host",
+    "phase_wake": "the engine takes its device memory again",
+    "phase_sync": "the weights go into the engine, whose prefix cache is emptied",
+    "phase_other": "asking, handing over, and whatever else the step takes",
+}
+COMPUTED = ("logprobs_old", "logprobs_ref", "values", "advantage", "forward_backward", "optimiser")  # by the trainer
+FROM_TRAINER = (  # figures under its own names
+    "reward", "entropy", "gradient_norm", "kl", "clipped", "mismatch_mean", "mismatch_max", "mismatch_kl",
+)  # fmt: skip
+_ROWS += (
+    (
+        "rl_throughput",
+        "RL throughput",
+        "tok/s/GPU",
+        "higher",
+        _SPEED.blocking,
+        "prompt and generated tokens of an RL step over its whole seconds and the GPUs of engine and trainer",
+    ),
+    *(
+        (name, name.removeprefix("phase_").replace("_", " "), "s", "lower", _TAIL, f"of an RL step: {text}")
+        for name, text in PHASES.items()
+    ),
+    (
+        "phase_hidden",
+        "hidden",
+        "s",
+        None,
+        _TAIL,
+        "seconds of an RL step's phases that ran beside others, which nobody waited for",
+    ),
+    (
+        "trainer_mfu",
+        "trainer MFU",
+        "",
+        "higher",
+        _USE,
+        "model FLOPs of forward and backward passes (three times a forward pass; recomputation not counted) over their "
+        "seconds and the peak bf16 rate of the trainer's GPUs",
+    ),
+    *(
+        (
+            f"memory_{name}",
+            f"memory: {name.replace('_', ' ')}",
+            "GiB",
+            "lower",
+            _USE,
+            "the most device memory that torch had allocated in the trainer during this phase, of the fullest rank",
+        )
+        for name in COMPUTED
+    ),
+    ("reward", "reward", "", "higher", _TAIL, "mean over a step's answers, before the update"),
+    (
+        "reward_held_out",
+        "held-out reward",
+        "",
+        "higher",
+        _TAIL,
+        "mean over greedy answers to prompts that were never learnt from, behind the last step; one sample a launch",
+    ),
+    ("entropy", "entropy", "nat", None, _TAIL, "of the policy before the update, mean over the answers' tokens"),
+    ("gradient_norm", "gradient norm", "", None, _TAIL, "before clipping, mean over a step's updates"),
+    ("kl", "KL", "nat", None, _TAIL, "of the policy from the reference by the algorithm's estimator, a token's mean"),
+    ("clipped", "clipped", "", None, _TAIL, "share of tokens whose ratio was clipped"),
+    (
+        "mismatch_mean",
+        "mismatch",
+        "nat",
+        "lower",
+        _TAIL,
+        "log-probabilities that the engine gave for its tokens against the trainer's of the same tokens: mean absolute "
+        "difference; with a lag also what the policy has learnt since",
+    ),
+    ("mismatch_max", "mismatch: max", "nat", "lower", _TAIL, "the largest of the same"),
+    ("mismatch_kl", "mismatch: KL", "nat", "lower", _TAIL, "of the engine's policy from the trainer's, by k3"),
+    ("lag", "lag", "", "lower", _TAIL, "updates between the weights that answered and those that learn from it"),
+)
 METRICS = {name: Metric(name, title, unit, better, *worth, text) for name, title, unit, better, worth, text in _ROWS}
 
 PERCENTILES = {  # metric: what it is a percentile of, and which; only where a launch has samples enough
