@@ -46,7 +46,7 @@ def cases(draw: st.DrawFn, *, size: int | None = None, whole: bool = False) -> C
         tokens_BT=torch.randint(1, 9, (count, width), generator=random) * (place_T < length_B[:, None]),
         length_B=length_B,
         mask_BT=mask_BT,
-        sampled_BT=(old_BT + noise(0.5)).masked_fill(~mask_BT, 0),
+        sampled_BT=(old_BT + noise(0.5)).masked_fill(~mask_BT, 0).float().double(),  # an engine's are float32
         reward_B=torch.tensor(draw(st.lists(REWARD, min_size=count, max_size=count)), dtype=torch.float64),
         group_B=torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)),
         ended_B=torch.rand(count, generator=random) < 0.8,
