@@ -37,8 +37,8 @@ class Training(Sender):
         options: dict[str, Any], warm_up: dict[str, Any], dtype: str, device: str, rank: int, ranks: int, meeting: str,
     ) -> dict[str, Any]:  # fmt: skip
         """`changes`: fields of the algorithm, and `kl`, its coefficient; `settings`: of `trainers.settings.Settings`,
-        `rate`, `betas` and `lora` (a rank) besides; `options`: fields of the task; `warm_up`: of `imitate`; `meeting`: a
-        file for several ranks."""
+        `rate`, `betas` and `lora` (a rank) besides; `options`: fields of the task; `warm_up`: of `imitate`; `meeting`:
+        a file for several ranks."""
         import torch
 
         from trainers.algorithms import ALGORITHMS
