@@ -1,7 +1,6 @@
 """What a rank of several does in test_fsdp.py, in a process of its own."""
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
