@@ -43,18 +43,20 @@ def ratios(before: Record, after: Record) -> list[Ratio]:
     """Every metric that both hold. Raises NotComparable when they measured different things."""
     before.must_compare(after)
     broken = next(iter([*before.broken, *after.broken]), "")
-    together = before.run == after.run and before.engine != after.engine
     found = []
     for metric in METRICS.values():
-        held = [
-            {launch.pair for launch in record.good if launch.samples.get(metric.name)} for record in (before, after)
-        ]
-        pairs = held[0] & held[1] if together else set()
-        x, y = (record.samples(metric.name, pairs or None) for record in (after, before))
+        x, y, paired = matched(before, after, metric)
         if x and y and stats.positive(x) and stats.positive(y):
-            paired = bool(pairs)
             found.append(Ratio(metric, stats.ratio(x, y, paired), paired, broken))
     return found
+
+
+def matched(before: Record, after: Record, metric: Metric) -> tuple[list[list[float]], list[list[float]], bool]:
+    """Samples of after and of before, a list a launch; where engines ran together those of the pairs that both hold."""
+    held = [{launch.pair for launch in record.good if launch.samples.get(metric.name)} for record in (before, after)]
+    pairs = held[0] & held[1] if before.run == after.run and before.engine != after.engine else set()
+    x, y = (record.samples(metric.name, pairs or None) for record in (after, before))
+    return x, y, bool(pairs)
 
 
 def case_table(records: Sequence[Record]) -> Table:

@@ -28,7 +28,8 @@ HEADLINES: Mapping[str, Sequence[str]] = {  # by scenario, the metrics of the fi
     "weight_sync": ("sync_latency", "sync_worker", "sync_bandwidth", "sync_floor_ratio"),
     "inflight_sync": ("sync_gap", "sync_pause", "tokens_lost", "output_throughput"),
     "sleep_wake": ("sleep_time", "wake_time", "memory_asleep", "throughput_kept"),
-    "rl_step": ("step_time", "output_throughput", "sync_latency", "peak_memory"),
+    "adapter_sync": ("sync_latency", "sync_merge", "sync_bandwidth"),
+    "rl_step": ("rl_throughput", "step_time", "reward_held_out", "mismatch_mean", "trainer_mfu"),
 }
 OTHERS = 4  # headlines of a scenario that has no row above
 MANY, CHUNK = 4000, 500  # records that several processes read, and how many at once

@@ -7,9 +7,9 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from harness import stats
+from harness import metrics, stats
 from harness.evidence import Entry, Evidence, Key, natural
 from harness.metrics import METRICS
 from harness.standings import NAMES, PAIR, Standing
@@ -54,32 +54,29 @@ class Plot:
     log: bool = False
 
 
-@dataclass(frozen=True)
-class Phases:
-    """Metrics that are parts of a whole. `prefix`: those of METRICS that begin so, without `whole`."""
+class Phases(NamedTuple):
+    """Metrics that are parts of a whole (`stack`), or levels of one thing (`bars`)."""
 
     name: str
     title: str
     kind: Literal["stack", "bars"]
-    metrics: tuple[str, ...] = ()
-    prefix: str = ""
-    whole: str = ""
-
-    def parts(self) -> list[str]:
-        named = [name for name in METRICS if self.prefix and name.startswith(self.prefix) and name != self.whole]
-        return [*self.metrics, *(name for name in named if METRICS[name].unit == "s")]
+    metrics: Sequence[str]
 
 
-PHASES = {  # by scenario
-    "weight_sync": Phases(
+PHASES: Mapping[str, Sequence[Phases]] = {  # by scenario
+    "weight_sync": [Phases(
         "sync-phases", "Parts of a sync, a fence behind each", "stack",
-        ("sync_gather", "sync_pack", "sync_transfer", "sync_load", "sync_finalise", "sync_flush", "sync_control"),
-    ),
-    "sleep_wake": Phases(
+        ("sync_gather", "sync_pack", "sync_transfer", "sync_start", "sync_load", "sync_finalise", "sync_flush",
+         "sync_control"),
+    )],
+    "sleep_wake": [Phases(
         "sleep-memory", "Device memory asleep, waking, awake", "bars",
         ("memory_asleep", "memory_waking", "memory_awake"),
-    ),
-    "rl_step": Phases("step-phases", "Parts of a training step", "stack", prefix="step_", whole="step_time"),
+    )],
+    "rl_step": [
+        Phases("step-phases", "Phases of a step", "stack", tuple(metrics.PHASES)),
+        Phases("trainer-memory", "Trainer's memory by phase", "bars", [f"memory_{name}" for name in metrics.COMPUTED]),
+    ],
 }  # fmt: skip
 
 
@@ -89,7 +86,7 @@ def of_scenario(shown: Sequence[Standing]) -> dict[str, list[Plot]]:
     for model in dict.fromkeys(standing.key.model for standing in shown):
         mine = [standing for standing in shown if standing.key.model == model]
         found |= {f"throughput-{model}": _by_concurrency(model, mine), f"latency-{model}": _by_rate(model, mine)}
-        if phases := PHASES.get(shown[0].key.scenario):
+        for phases in PHASES.get(shown[0].key.scenario, ()):
             found.setdefault(phases.name, []).extend(_phases(phases, model, mine))
     found["sync-bytes"] = _by_bytes(shown)
     return {name: plots for name, plots in found.items() if plots}
@@ -182,11 +179,11 @@ def link_fact(record: Any, name: str) -> float:
 
 
 def _lines(
-    shown: Sequence[Standing], of: Callable[[Any], float], metrics: Sequence[str] = ("sync_latency",)
+    shown: Sequence[Standing], of: Callable[[Any], float], measured: Sequence[str] = ("sync_latency",)
 ) -> list[Series]:
     """A line for each engine and set of other parameters, over `of` of their records where that is not 0."""
     groups = defaultdict[tuple[str, str], list[tuple[str, Point]]](list)
-    for standing, metric in itertools.product(shown, metrics):
+    for standing, metric in itertools.product(shown, measured):
         for engine, level in standing.levels.get(metric, {}).items():
             if place := of(standing.records[engine]):
                 point = _of_level(place, level, standing.entries[engine].path)
@@ -217,10 +214,10 @@ def _phases(phases: Phases, model: str, shown: Sequence[Standing]) -> list[Plot]
     """A place for each case and engine, a series for each part that any of them has."""
     places = [
         (standing, engine) for standing in shown for engine in sorted(standing.records, key=_engine)
-        if any(engine in standing.levels.get(part, {}) for part in phases.parts())
+        if any(engine in standing.levels.get(part, {}) for part in phases.metrics)
     ]  # fmt: skip
     series = []
-    for part in phases.parts():
+    for part in phases.metrics:
         points = [
             _of_level(place, level, standing.entries[engine].path)
             for place, (standing, engine) in enumerate(places)
@@ -229,7 +226,7 @@ def _phases(phases: Phases, model: str, shown: Sequence[Standing]) -> list[Plot]
         if points:
             series.append(Series(METRICS[part].title.split(": ")[-1], points))
     ticks = [f"{s.key.case.split('/', 1)[-1]} · {NAMES.get(engine, engine)}" for s, engine in places]
-    unit = METRICS[phases.parts()[0]].unit if series else ""
+    unit = METRICS[phases.metrics[0]].unit if series else ""
     return [Plot(f"{phases.title}: {model}", "", unit, series, phases.kind, ticks)] if series else []
 
 

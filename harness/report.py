@@ -14,7 +14,7 @@ from harness.markdown import code, flat, image, link, plain, table
 from harness.metrics import METRICS
 from harness.plots import Plot
 from harness.record import Record
-from harness.standings import NAMES, PAIR, Judge, Standing, by_interval, command, standings
+from harness.standings import NAMES, PAIR, Judge, Standing, by_gate, command, standings
 
 HEAD = f"""# Results
 
@@ -23,13 +23,14 @@ Written by `rollbench report` from the records in this folder; `rollbench report
 one can filter and zoom, `rollbench guide` says what follows for the choice of an engine.
 
 A figure is the geometric mean over launches, one number a launch, with its 95 % t interval; a ratio is that of vLLM to
-SGLang, paired by launch where both ran in one run. What its interval says by itself stands behind it (not corrected for
-how many ratios one looks at). A figure leads to its record. `invalid`: a certificate does not hold.
+SGLang, paired by launch where both ran in one run. The verdict is by the rule of `rollbench gate` over the metrics of a
+case: which engine is better, `alike` where a difference that matters would have been seen, else `inconclusive`. A
+figure leads to its record; `invalid`: a certificate does not hold.
 """
 NO_GPU = "No GPU: these figures show that all works, not how fast an engine is."
 
 
-def files(root: Path, judge: Judge = by_interval) -> tuple[dict[str, str], Evidence]:
+def files(root: Path, judge: Judge = by_gate) -> tuple[dict[str, str], Evidence]:
     """Every file of the report by its path below the results folder. Raises UserError when there are no records."""
     evidence = read(root)
     if not evidence.entries:
@@ -108,7 +109,7 @@ def _engines(shown: Iterable[Standing]) -> list[str]:
 
 def _ratio_headers() -> list[str]:
     before, after = (NAMES[engine] for engine in PAIR)
-    return [f"{after} / {before}", "which says"]
+    return [f"{after} / {before}", "verdict"]
 
 
 def _rows(
@@ -116,11 +117,12 @@ def _rows(
 ) -> Iterable[list[str]]:
     """A row a metric; the case and its model stand in the first."""
     first = [code(standing.key.case.split("/", 1)[-1]), plain(standing.key.model)] if named else []
+    verdicts = judge(standing)
     for name in metrics:
         ratio = standing.ratios.get(name)
         paired = "" if ratio is None or ratio.paired or ratio.broken else " (unpaired)"
         cells = [_level(standing, engine, name, up) for engine in engines]
-        says = ["", ""] if ratio is None else [plain(compare.ratio_text(ratio)) + paired, plain(judge(ratio))]
+        says = ["", ""] if ratio is None else [plain(compare.ratio_text(ratio)) + paired, plain(verdicts.get(name, ""))]
         yield [*first, METRICS[name].title, *cells, *says]
         first = [""] * len(first)
 

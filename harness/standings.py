@@ -6,17 +6,18 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness import compare, scenario, stats
+from harness import compare, gate, scenario, stats
 from harness.compare import Ratio
 from harness.errors import NotComparable, UserError
 from harness.evidence import Entry, Evidence, Key, below, finite, headlines, held
+from harness.gate import Cell, Looks, Verdict
 from harness.markdown import flat
 from harness.metrics import METRICS
 from harness.record import Record
 
 PAIR = ("sglang", "vllm")  # a ratio is the second's figure over the first's
 NAMES = {"sglang": "SGLang", "vllm": "vLLM"}
-Judge = Callable[[Ratio], str]  # of a ratio of PAIR, in a few words
+Judge = Callable[["Standing"], Mapping[str, str]]  # by metric what may be said of PAIR, in a few words
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,22 @@ def _ratios(records: Mapping[str, Record]) -> tuple[dict[str, Ratio], str]:
     return {ratio.metric.name: ratio for ratio in found if math.isfinite(ratio.estimate.point)}, ""
 
 
-def by_interval(ratio: Ratio) -> str:
-    """What a ratio's 95 % interval says by itself: who is better, `alike` within the metric's tolerance, or that it
-    cannot tell. No correction for how many ratios are looked at."""
-    low, high, metric = ratio.estimate.low, ratio.estimate.high, ratio.metric
-    if ratio.broken or metric.better is None:
-        return ""
-    if low is None or high is None:
-        return "too few launches"
-    if low >= 1 - metric.tolerance and high <= 1 + metric.tolerance:
-        return "alike"
-    if low <= 1 <= high:
-        return "cannot tell"
-    return f"{NAMES[PAIR[(low > 1) == (metric.better == 'higher')]]} better"
+def by_gate(standing: Standing) -> dict[str, str]:
+    """By metric which engine is better, by the gate's rule over the metrics of the case: `alike` where a difference
+    that matters would have been seen, else `inconclusive`."""
+    found = [ratio for ratio in standing.ratios.values() if ratio.metric.better and not ratio.broken]
+    cells = [_cell(standing, ratio) for ratio in found]
+    before, after = (NAMES[engine] for engine in PAIR)
+    words = {Verdict.REGRESS: f"{before} better", Verdict.IMPROVE: f"{after} better", Verdict.PASS: "alike"}
+    rows = zip(found, gate.judge(cells, Looks()), strict=True)
+    return {ratio.metric.name: words.get(row.verdict, str(row.verdict)) for ratio, row in rows if row.verdict}
+
+
+def _cell(standing: Standing, ratio: Ratio) -> Cell:
+    before, after = (standing.records[engine] for engine in PAIR)
+    x, y, paired = compare.matched(before, after, ratio.metric)
+    head, base = (tuple(map(stats.launch_value, samples)) for samples in (x, y))
+    return Cell(standing.key.case, "", ratio.metric, base, head, apart=not paired)
 
 
 def command(records: Sequence[Record]) -> str:

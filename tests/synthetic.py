@@ -31,8 +31,15 @@ INFERENCE = (
     "peak_memory", "host_memory", "startup",
 )  # fmt: skip
 HELD = {
-    "weight_sync": ("sync_latency", "sync_worker", "sync_floor_ratio", *PHASES["weight_sync"].metrics),
-    "sleep_wake": ("sleep_time", "wake_time", "throughput_kept", *PHASES["sleep_wake"].metrics),
+    "weight_sync": ("sync_latency", "sync_worker", "sync_floor_ratio", *PHASES["weight_sync"][0].metrics),
+    "sleep_wake": ("sleep_time", "wake_time", "throughput_kept", *PHASES["sleep_wake"][0].metrics),
+    "rl_step": (
+        "rl_throughput",
+        "step_time",
+        "reward_held_out",
+        *PHASES["rl_step"][0].metrics,
+        *PHASES["rl_step"][1].metrics,
+    ),
     "inflight_sync": ("sync_gap", "sync_pause", "tokens_lost", "output_throughput"),
 }
 FLAGS = {f"synthetic_flag_{number}": "a value of no meaning, as long as they are" for number in range(60)}

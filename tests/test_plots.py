@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import draw, evidence, metrics, plots, standings, store
+from harness import draw, evidence, plots, standings, store
 from harness.evidence import Evidence
-from harness.plots import PHASES, Plot, Point, Series
+from harness.plots import Plot, Point, Series
 from harness.record import Commit
 from harness.standings import Standing
 from tests import synthetic
@@ -20,7 +20,7 @@ from tests.factory import START, launch, record
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[Standing]]:
     root = tmp_path_factory.mktemp("results")
-    synthetic.write(synthetic.records(530), root)
+    synthetic.write(synthetic.records(700), root)
     found = standings.standings(evidence.read(root))
     return {key: list(group) for key, group in groupby(found, lambda s: (s.key.machine, s.key.scenario))}
 
@@ -65,11 +65,11 @@ def test_memory_by_phase_of_sleep(shown: dict[tuple[str, str], list[Standing]]) 
     assert [line.name for line in seven.series] == ["memory asleep", "memory waking", "memory awake"]
 
 
-def test_parts_of_a_step_are_all_metrics_named_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, unit in (("step_rollout", "s"), ("step_update", "s"), ("step_share", "")):
-        row = metrics.Metric(name, name, unit, "lower", 0.1, 0.1, "")
-        monkeypatch.setitem(metrics.METRICS, name, row)
-    assert PHASES["rl_step"].parts() == ["step_rollout", "step_update"]
+def test_parts_of_a_step_and_what_they_take(shown: dict[tuple[str, str], list[Standing]]) -> None:
+    found = plots.of_scenario(shown["synthetic-2-gpus", "rl_step"])
+    assert [line.name for line in found["step-phases"][0].series][:2] == ["rollout", "sleep"]
+    assert "0.5B-grpo · SGLang" in found["step-phases"][0].ticks
+    assert [line.name for line in found["trainer-memory"][0].series][-1] == "optimiser"
 
 
 def past(root: Path, hours: int) -> Evidence:

@@ -7,11 +7,8 @@ from urllib.parse import unquote
 import pytest
 
 from harness import evidence, machine, report, standings, store
-from harness.compare import Ratio
 from harness.errors import UserError
-from harness.metrics import METRICS
 from harness.record import Certificate
-from harness.stats import Estimate
 from tests import synthetic
 from tests.factory import launch, record
 from tests.test_cli import rollbench
@@ -113,25 +110,36 @@ def test_names_of_folders_are_safe_and_never_the_same() -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) for name in names)
 
 
-@pytest.mark.parametrize(
-    ("interval", "says"),
-    [((1.2, 1.4), "vLLM better"), ((0.7, 0.9), "SGLang better"), ((0.9, 1.1), "cannot tell"), ((0.98, 1.02), "alike"),
-     ((1.01, 1.02), "alike"), ((None, None), "too few launches")],
-)  # fmt: skip
-def test_what_an_interval_says(interval: tuple[float | None, float | None], says: str) -> None:
-    assert standings.by_interval(Ratio(METRICS["output_throughput"], Estimate(1.0, *interval, 3), True)) == says
+VERDICTS = [
+    ((150.0, 151.0, 149.0), "vLLM better", "vLLM better"),
+    ((70.0, 71.0, 69.0), "SGLang better", "SGLang better"),
+    ((100.0, 101.0, 99.0), "alike", "alike"),
+    ((60.0, 170.0, 110.0), "inconclusive", "inconclusive"),
+    ((150.0,), "inconclusive", "inconclusive"),
+]
 
 
-def test_lower_may_be_better_or_neither() -> None:
-    estimate = Estimate(1.3, 1.2, 1.4, 3)
-    assert standings.by_interval(Ratio(METRICS["ttft"], estimate, True)) == "SGLang better"
-    assert standings.by_interval(Ratio(METRICS["tokens_old"], estimate, True)) == ""
-    assert standings.by_interval(Ratio(METRICS["ttft"], estimate, True, "launch 1, cache")) == ""
+@pytest.mark.parametrize(("values", "output", "ttft"), VERDICTS)
+def test_the_gate_says_which_engine_is_better(
+    tmp_path: Path, values: tuple[float, ...], output: str, ttft: str
+) -> None:
+    store.save(record("sglang", (100.0, 101.0, 99.0)), tmp_path)
+    store.save(record("vllm", values), tmp_path)
+    (standing,) = standings.standings(evidence.read(tmp_path))
+    assert standings.by_gate(standing) == {"output_throughput": output, "ttft": ttft}
+
+
+def test_no_verdict_where_a_certificate_does_not_hold(tmp_path: Path) -> None:
+    bad = launch(1, 100, certificates={"cache": Certificate(ok=False, figure=5, reason="5 tokens")})
+    store.save(record("sglang", launches=[bad]), tmp_path)
+    store.save(record("vllm"), tmp_path)
+    (standing,) = standings.standings(evidence.read(tmp_path))
+    assert standings.by_gate(standing) == {}
 
 
 def test_another_judge_may_be_asked(tmp_path: Path) -> None:
     pair(tmp_path)
-    assert "| IMPROVE |" in made(tmp_path, judge=lambda ratio: "IMPROVE")["README.md"]
+    assert "| IMPROVE |" in made(tmp_path, judge=lambda standing: {"output_throughput": "IMPROVE"})["README.md"]
 
 
 def test_a_new_scenario_appears_without_code(tmp_path: Path) -> None:
@@ -168,4 +176,3 @@ def test_the_command_writes_and_checks(results: Path) -> None:
     assert rollbench("report", "--check").returncode == 0
     (results / "README.md").write_text("edited")
     assert "stale: README.md" in rollbench("report", "--check").stderr
-

@@ -8,21 +8,24 @@ import pytest
 from harness.paths import PROJECT
 
 LEVELS = {  # a module imports only from lower levels, or from its own where that makes no circle
-    0: ("errors", "markdown", "metrics", "paths", "rollouts", "shapes", "stats", "wire", "progress"),
-    1: ("efficiency", "machine", "models", "workload", "worker"),
-    2: ("envs", "record", "client", "sampler"),
-    3: ("audit", "link", "commit", "store", "series"),
-    4: ("evidence", "scenario", "rig", "fresh", "proof", "pending", "plan", "rates", "trace"),
-    5: ("measure", "inference", "inflight", "groups", "compare", "doctor"),
-    6: ("standings", "shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
-    7: ("runner", "plots"),
-    8: ("draw",),
+    0: ("errors", "markdown", "metrics", "paths", "rollouts", "shapes", "stats", "wire", "progress", "segments"),
+    1: ("client", "efficiency", "gate", "machine", "models", "workload", "worker"),
+    2: ("envs", "record", "senders", "sampler"),
+    3: ("audit", "link", "crew", "ownlink", "adapterlink", "commit", "store", "series"),
+    4: ("cells", "evidence", "scenario", "rig", "fresh", "proof", "speed", "pending", "plan", "rates", "trace"),
+    5: ("measure", "inference", "inflight", "groups", "calibrate", "compare", "doctor"),
+    6: ("standings", "rivals", "screen", "trees", "shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
+    7: ("plots", "runner", "session", "verdicts"),
+    8: ("draw", "gate_commands"),
     9: ("report",),
-    10: ("publish",),
+    10: ("report_commands",),
     11: ("cli",),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
-SAME_LEVEL = {("rig", "scenario"), ("proof", "fresh"), ("record", "machine"), ("groups", "inference")}
+SAME_LEVEL = {
+    ("rig", "scenario"), ("record", "machine"), ("groups", "inference"), ("ownlink", "link"), ("adapterlink", "link"),
+    ("crew", "link"),     ("proof", "fresh"),
+}  # fmt: skip
 FILES = sorted((PROJECT / "harness").rglob("*.py"))
 
 

@@ -12,7 +12,8 @@ Results = Annotated[Path | None, typer.Option("--results", help="Folder of the r
 Check = Annotated[bool, typer.Option("--check", help="Write nothing; end 1 when a file is not what it should be.")]
 
 
-def register(app: typer.Typer) -> None:
+def add(app: typer.Typer) -> None:
+    """Give the command line these commands."""
     app.command("report")(write_report)
 
 
