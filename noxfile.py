@@ -1,5 +1,8 @@
 """Sessions only; what they do is in the package. `nox -s bench-sglang bench-vllm` is the main job."""
 
+import os
+import shutil
+
 import nox
 
 nox.options.default_venv_backend = "uv"
@@ -61,6 +64,16 @@ def tests(session: nox.Session) -> None:
     """Unit tests, and the contract on the fake engine."""
     light(session, "dev")
     session.run("pytest", "-m", "not real", "-n", "auto", *session.posargs)
+
+
+@nox.session
+def page(session: nox.Session) -> None:
+    """The page in a real Chromium: $CHROMIUM, or the one on the path (Debian: apt-get install chromium)."""
+    light(session, "dev")
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if not found:
+        session.error("no chromium: apt-get install chromium, or name one in $CHROMIUM")
+    session.run("pytest", "tests/page", "--chromium", found, *session.posargs)
 
 
 @nox.session(python="3.11")

@@ -3,19 +3,20 @@
 import itertools
 import json
 import math
+import operator
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from harness import metrics, stats
 from harness.evidence import Entry, Evidence, Key, natural
 from harness.metrics import METRICS
-from harness.standings import NAMES, PAIR, Standing
+from harness.standings import NAMES, PAIR, Standing, standings
 
 MOST_LINES = 8  # in a plot of throughput
-HISTORY = 30  # the newest records of a case that its history shows
+HISTORY = 20  # the newest records of a case that its history shows
 THROUGHPUT = ("single_turn", "multi_turn", "long_context")
 LOADS = ("prompts", "conversations", "requests")  # parameters that say how many come at once
 FREE = {*LOADS, "concurrency", "rate", "model", "steps", "warmup", "seed", "restart"}  # what may differ along a line
@@ -42,8 +43,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Plot:
-    """`ticks` name the places 0, 1, … of the x axis where they are no numbers. `stack`: the series' values lie on each
-    other at each place; `bars`: beside each other."""
+    """`ticks` name the places 0, 1, … of the x axis where they are no numbers, `owners` their engines. `stack`: the
+    series' values lie on each other at each place; `bars`: beside each other."""
 
     title: str
     x: str
@@ -51,6 +52,7 @@ class Plot:
     series: Sequence[Series]
     kind: Literal["lines", "stack", "bars"] = "lines"
     ticks: Sequence[str] = ()
+    owners: Sequence[str] = ()
     log: bool = False
 
 
@@ -78,6 +80,24 @@ PHASES: Mapping[str, Sequence[Phases]] = {  # by scenario
         Phases("trainer-memory", "Trainer's memory by phase", "bars", [f"memory_{name}" for name in metrics.COMPUTED]),
     ],
 }  # fmt: skip
+
+
+class Section(NamedTuple):
+    """A scenario on a machine: its standings, and its figures by name."""
+
+    machine: str
+    scenario: str
+    shown: Sequence[Standing]
+    figures: Mapping[str, Sequence[Plot]]
+
+
+def sections(evidence: Evidence) -> Iterator[Section]:
+    """Of all records, one after another."""
+    of = operator.attrgetter("key.machine", "key.scenario")
+    for (machine, scenario), group in itertools.groupby(standings(evidence), of):
+        shown = list(group)
+        past = history(evidence, [standing.key for standing in shown])
+        yield Section(machine, scenario, shown, of_scenario(shown) | ({"history": past} if past else {}))
 
 
 def of_scenario(shown: Sequence[Standing]) -> dict[str, list[Plot]]:
@@ -227,7 +247,8 @@ def _phases(phases: Phases, model: str, shown: Sequence[Standing]) -> list[Plot]
             series.append(Series(METRICS[part].title.split(": ")[-1], points))
     ticks = [f"{s.key.case.split('/', 1)[-1]} · {NAMES.get(engine, engine)}" for s, engine in places]
     unit = METRICS[phases.metrics[0]].unit if series else ""
-    return [Plot(f"{phases.title}: {model}", "", unit, series, phases.kind, ticks)] if series else []
+    owners = [engine for _, engine in places]
+    return [Plot(f"{phases.title}: {model}", "", unit, series, phases.kind, ticks, owners)] if series else []
 
 
 def _engine(name: str) -> tuple[bool, str]:

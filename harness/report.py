@@ -2,8 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness import compare, plots, store
@@ -14,7 +13,7 @@ from harness.markdown import code, flat, image, link, plain, table
 from harness.metrics import METRICS
 from harness.plots import Plot
 from harness.record import Record
-from harness.standings import NAMES, PAIR, Judge, Standing, by_gate, command, standings
+from harness.standings import NAMES, PAIR, Judge, Standing, by_gate, command
 
 HEAD = f"""# Results
 
@@ -32,23 +31,26 @@ NO_GPU = "No GPU: these figures show that all works, not how fast an engine is."
 
 def files(root: Path, judge: Judge = by_gate) -> tuple[dict[str, str], Evidence]:
     """Every file of the report by its path below the results folder. Raises UserError when there are no records."""
+    evidence = records_of(root)
+    made, drawn, parts = dict[str, str](), dict[str, Sequence[Plot]](), list[str]()
+    for machine, scenario, shown, figures in plots.sections(evidence):
+        if not parts or not parts[-1].startswith(f"## {plain(machine)}\n"):
+            parts.append(_machine(machine, next(iter(shown[-1].records.values()))))
+        folder = f"{slug(machine)}/{slug(scenario)}"
+        drawn |= {f"{folder}/{slug(name)}.svg": together for name, together in figures.items()}
+        parts[-1] += _scenario(folder, shown, figures, judge)
+        made[f"{folder}/README.md"] = _details(shown, judge)
+    made["README.md"] = "\n".join([HEAD, *parts, *_skipped(evidence)])
+    return made | dict(zip(drawn, svgs(list(drawn.values())), strict=True)), evidence
+
+
+def records_of(root: Path) -> Evidence:
+    """All records of a folder. Raises UserError when there are none."""
     evidence = read(root)
     if not evidence.entries:
         why = f" ({len(evidence.skipped)} files are none: {evidence.skipped[0]})" if evidence.skipped else ""
         raise UserError(f"{root}: no records{why}; `rollbench run` makes them")
-    made, drawn, sections = dict[str, str](), dict[str, Sequence[Plot]](), list[str]()
-    for machine, mine in groupby(standings(evidence), lambda standing: standing.key.machine):
-        for scenario, group in groupby(mine, lambda standing: standing.key.scenario):
-            shown = list(group)
-            if not sections or not sections[-1].startswith(f"## {plain(machine)}\n"):
-                sections.append(_machine(machine, next(iter(shown[-1].records.values()))))
-            folder = f"{slug(machine)}/{slug(scenario)}"
-            figures = _figures(evidence, shown)
-            drawn |= {f"{folder}/{slug(name)}.svg": found for name, found in figures.items()}
-            sections[-1] += _scenario(folder, shown, figures, judge)
-            made[f"{folder}/README.md"] = _details(shown, judge)
-    made["README.md"] = "\n".join([HEAD, *sections, *_skipped(evidence)])
-    return made | dict(zip(drawn, svgs(list(drawn.values())), strict=True)), evidence
+    return evidence
 
 
 def write(root: Path, made: dict[str, str]) -> list[str]:
@@ -76,11 +78,6 @@ def slug(name: str) -> str:
     return safe if safe == name != "" else f"{safe or 'unnamed'}-{zlib.crc32(name.encode(errors='replace')):08x}"
 
 
-def _figures(evidence: Evidence, shown: Sequence[Standing]) -> dict[str, list[Plot]]:
-    past = plots.history(evidence, [standing.key for standing in shown])
-    return plots.of_scenario(shown) | ({"history": past} if past else {})
-
-
 def _machine(machine: str, record: Record) -> str:
     found = record.machine
     gpus = ", ".join(f"{found.gpus.count(gpu)} × {plain(gpu)}" for gpu in dict.fromkeys(found.gpus))
@@ -89,7 +86,7 @@ def _machine(machine: str, record: Record) -> str:
     return f"## {plain(machine)}\n\n{gpus + '; ' if gpus else ''}{about}{'' if gpus else ' ' + NO_GPU}\n"
 
 
-def _scenario(folder: str, shown: Sequence[Standing], figures: dict[str, list[Plot]], judge: Judge) -> str:
+def _scenario(folder: str, shown: Sequence[Standing], figures: Mapping[str, Sequence[Plot]], judge: Judge) -> str:
     engines = _engines(shown)
     headers = ["case", "model", "metric", *(NAMES.get(engine, plain(engine)) for engine in engines), *_ratio_headers()]
     rows = [row for standing in shown for row in _rows(standing, standing.headlines, engines, judge)]

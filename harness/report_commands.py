@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from harness import report
+from harness import page, report
 from harness.paths import results_home
 
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")]
@@ -17,14 +17,25 @@ def add(app: typer.Typer) -> None:
     app.command("report")(write_report)
 
 
-def write_report(check: Check = False, results: Results = None) -> None:
+def write_report(
+    check: Check = False,
+    html: Annotated[bool, typer.Option("--html", help="Write the page instead, for a browser.")] = False,
+    to: Annotated[Path | None, typer.Option("--to", help="The page's folder (default: html/ in the results).")] = None,
+    results: Results = None,
+) -> None:
     """Write tables and plots of all records into the results folder, as GitHub shows them.
 
     \b
-    rollbench report           results/README.md, and of each machine and scenario a folder's README.md and plots
-    rollbench report --check   what CI asks: are they those of the records?
+    rollbench report              results/README.md, and a README.md and plots for each machine and scenario
+    rollbench report --check      what CI asks: are they those of the records?
+    rollbench report --html       a page with filters and plots that zoom, which needs no network
     """
     root = (results or results_home()).resolve()
+    if html:
+        evidence, folder = report.records_of(root), (to or root / "html").resolve()
+        kept = page.write(evidence, folder)
+        typer.echo(f"{folder / 'index.html'}: {len(evidence.entries)} records, {kept} of them in full")
+        return
     made, evidence = report.files(root)
     if check:
         differ = report.stale(root, made)

@@ -8,6 +8,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engine", default="fake", help="the engine that the contract is run on")
+    parser.addoption("--chromium", help="the browser that tests/page opens the page in")
     parser.addoption("--model", default="tiny-qwen3", help="the model that the contract is run with")
 
 

@@ -17,7 +17,7 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     6: ("standings", "rivals", "screen", "trees", "shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
     7: ("plots", "runner", "session", "verdicts"),
     8: ("draw", "gate_commands"),
-    9: ("report",),
+    9: ("page", "report"),
     10: ("report_commands",),
     11: ("cli",),
 }
