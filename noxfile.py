@@ -90,12 +90,13 @@ def trainers(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Format, lint, types (those of trainers/ in the vLLM environment, which has torch), the tracked report."""
+    """Format, lint, types (those of trainers/ in the vLLM environment, which has torch), the tracked report and guide."""
     light(session, "dev")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("mypy", "-p", "harness", "-p", "benchmarks")
     session.run("rollbench", "report", "--check")
+    session.run("rollbench", "guide", "--check")
     with_torch = str(session.run("rollbench", "env", "vllm", silent=True)).splitlines()[-1]
     session.run("mypy", "-p", "trainers", "--python-executable", with_torch)
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from harness import page, report
-from harness.paths import results_home
+from harness import claims, guide, page, plots, report, store
+from harness.paths import PROJECT, results_home
 
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")]
 Check = Annotated[bool, typer.Option("--check", help="Write nothing; end 1 when a file is not what it should be.")]
@@ -15,6 +15,7 @@ Check = Annotated[bool, typer.Option("--check", help="Write nothing; end 1 when 
 def add(app: typer.Typer) -> None:
     """Give the command line these commands."""
     app.command("report")(write_report)
+    app.command("guide")(write_guide)
 
 
 def write_report(
@@ -48,6 +49,35 @@ def write_report(
         typer.echo(f"passed over: {reason}", err=True)
     if check and differ:
         raise typer.Exit(1)
+
+
+def write_guide(
+    check: Check = False,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="The file (default: docs/backend-selection-guide.md).")
+    ] = None,
+    results: Results = None,
+) -> None:
+    """Write the backend selection guide from the records: each claim, what was found of it, and where.
+
+    \b
+    rollbench guide           docs/backend-selection-guide.md
+    rollbench guide --check   what CI asks: is it that of the records?
+    """
+    root, path = (
+        (results or results_home()).resolve(),
+        (to or PROJECT / "docs" / "backend-selection-guide.md").resolve(),
+    )
+    evidence = report.records_of(root)
+    made = guide.text(list(plots.sections(evidence)), guide.relative(root, path))
+    if check:
+        differ = [] if path.is_file() and path.read_text() == made else [path.name]
+        finish(differ, f"{path}: the guide is that of the records", "`rollbench guide` writes it anew")
+        if differ:
+            raise typer.Exit(1)
+    else:
+        store.write(path, made)
+        typer.echo(f"{path}: {len(claims.CLAIMS)} claims, {len(evidence.entries)} records")
 
 
 def finish(differ: list[str], fine: str, advice: str) -> None:

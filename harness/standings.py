@@ -5,6 +5,7 @@ import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from harness import compare, gate, scenario, stats
 from harness.compare import Ratio
@@ -37,6 +38,15 @@ class Standing:
         """All that any engine has samples of."""
         found = {name for record in self.records.values() for name in held(record)}
         return [name for name in METRICS if name in found]
+
+    @cached_property
+    def verdicts(self) -> Mapping[str, str]:
+        """By the gate's rule."""
+        return by_gate(self)
+
+    @property
+    def gpu(self) -> bool:
+        return any(record.machine.gpus for record in self.records.values())
 
     @property
     def headlines(self) -> list[str]:

@@ -163,6 +163,7 @@ def test_show_and_list_and_doctor(results: Path) -> None:
         "run",
         "compare",
         "report",
+        "guide",
         "show",
         "list",
         "options",

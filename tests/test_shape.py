@@ -9,17 +9,18 @@ from harness.paths import PROJECT
 
 LEVELS = {  # a module imports only from lower levels, or from its own where that makes no circle
     0: ("errors", "markdown", "metrics", "paths", "rollouts", "shapes", "stats", "wire", "progress", "segments"),
-    1: ("client", "efficiency", "gate", "machine", "models", "workload", "worker"),
+    1: ("client", "together", "efficiency", "gate", "machine", "models", "workload", "worker"),
     2: ("envs", "record", "senders", "sampler"),
     3: ("audit", "link", "crew", "ownlink", "adapterlink", "commit", "store", "series"),
     4: ("cells", "evidence", "scenario", "rig", "fresh", "proof", "speed", "pending", "plan", "rates", "trace"),
     5: ("measure", "inference", "inflight", "groups", "calibrate", "compare", "doctor"),
     6: ("standings", "rivals", "screen", "trees", "shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
-    7: ("plots", "runner", "session", "verdicts"),
-    8: ("draw", "gate_commands"),
+    7: ("findings", "plots", "runner", "session", "verdicts"),
+    8: ("claims", "draw", "gate_commands"),
     9: ("page", "report"),
-    10: ("report_commands",),
-    11: ("cli",),
+    10: ("guide",),
+    11: ("report_commands",),
+    12: ("cli",),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 SAME_LEVEL = {

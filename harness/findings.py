@@ -1,0 +1,226 @@
+"""What records say of a claim: tests that the table of claims names, and what they found."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from harness import compare, stats, together
+from harness.compare import Ratio
+from harness.metrics import METRICS
+from harness.record import Record
+from harness.standings import NAMES, PAIR, Standing
+from harness.worker.options import ATTENTION
+
+
+class Says(StrEnum):
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    OPEN = "inconclusive"
+    NONE = "not measured"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`records`: a word for each and its path. `gpu`: measured on one. `general`: of no record, so of no machine."""
+
+    says: Says
+    told: str
+    where: str = ""
+    gpu: bool = False
+    records: tuple[tuple[str, str], ...] = ()
+    general: bool = False
+
+
+Test = Callable[[Sequence[Standing], str, Sequence[Standing]], list[Finding]]  # those of the claim, its metric, all
+Said = tuple[Says, str] | None
+Check = Callable[[Standing, str], Said]
+SIMILAR, ABOUT = 0.10, 1.5  # shares of a ratio that are still similar; factor of a time that is still about the same
+
+
+def each(check: Check, engines: Sequence[str] = PAIR) -> Test:
+    """A finding for each case of the claim that the check has something to say of."""
+
+    def test(chosen: Sequence[Standing], metric: str, everything: Sequence[Standing]) -> list[Finding]:
+        said = ((standing, check(standing, metric)) for standing in chosen)
+        return [_finding(standing, engines, *words) for standing, words in said if words]
+
+    return test
+
+
+def _finding(standing: Standing, engines: Sequence[str], says: Says, told: str) -> Finding:
+    key = standing.key
+    records = tuple((engine, standing.entries[engine].path) for engine in engines if engine in standing.entries)
+    return Finding(says, f"{told} ({key.case}, {key.machine})", key.machine, standing.gpu, records)
+
+
+def faster(engine: str) -> Test:
+    """That an engine's figure is the better one, by the gate's rule."""
+
+    def check(standing: Standing, metric: str) -> Said:
+        ratio = standing.ratios.get(metric)
+        if ratio is None or ratio.broken:
+            return (Says.NONE, f"invalid: {ratio.broken}") if ratio else None
+        verdict = standing.verdicts.get(metric, "inconclusive")
+        says = {f"{NAMES[engine]} better": Says.HOLDS, "inconclusive": Says.OPEN}.get(verdict, Says.FAILS)
+        return says, f"{_ratio(ratio)}: {verdict}"
+
+    return each(check)
+
+
+def similar() -> Test:
+    """That the engines differ by at most a tenth."""
+
+    def check(standing: Standing, metric: str) -> Said:
+        ratio = standing.ratios.get(metric)
+        if ratio is None or ratio.broken:
+            return (Says.NONE, f"invalid: {ratio.broken}") if ratio else None
+        return _within(ratio.estimate, 1 - SIMILAR, 1 / (1 - SIMILAR)), _ratio(ratio)
+
+    return each(check)
+
+
+def _ratio(ratio: Ratio) -> str:
+    before, after = (NAMES[engine] for engine in PAIR)
+    return f"{ratio.metric.title}, {after} / {before} {compare.ratio_text(ratio)}"
+
+
+def _within(found: stats.Estimate, low: float, high: float) -> Says:
+    """Whether an interval lies inside others, outside of them, or neither."""
+    if found.low is None or found.high is None:
+        return Says.OPEN
+    if low <= found.low and found.high <= high:
+        return Says.HOLDS
+    return Says.FAILS if found.high < low or found.low > high else Says.OPEN
+
+
+def about(engine: str, seconds: float) -> Test:
+    """That a time is about so many seconds."""
+
+    def check(standing: Standing, metric: str) -> Said:
+        return _level(standing, engine, metric, seconds / ABOUT, seconds * ABOUT)
+
+    return each(check, [engine])
+
+
+def at_most(engine: str, limit: float) -> Test:
+    """That a level is at most so high."""
+
+    def check(standing: Standing, metric: str) -> Said:
+        return _level(standing, engine, metric, float("-inf"), limit)
+
+    return each(check, [engine])
+
+
+def _level(standing: Standing, engine: str, metric: str, low: float, high: float) -> Said:
+    record, level = standing.records.get(engine), standing.levels.get(metric, {}).get(engine)
+    if record is None or level is None:
+        return (Says.NONE, f"invalid: {record.broken[0]}") if record and record.broken else None
+    return _within(level, low, high), f"{METRICS[metric].title} {compare.level_text(level, METRICS[metric])}"
+
+
+def runs(engine: str, only: Callable[[Record], bool] = lambda record: True, yes: Says = Says.HOLDS) -> Test:
+    """That an engine does it: launches ended well and their certificates hold. `yes` FAILS: that it does not."""
+
+    def check(standing: Standing, metric: str) -> Said:
+        record = standing.records.get(engine)
+        if record is None or not only(record):
+            return None
+        if record.unsupported:
+            refused = Says.HOLDS if yes == Says.FAILS else Says.FAILS
+            return refused if standing.gpu else Says.NONE, f"refuses: {record.unsupported}"
+        if not record.good:
+            return Says.OPEN, f"failed: {(record.launches[0].error or '').splitlines()[0]}"
+        if record.broken:
+            return Says.NONE, f"invalid: {record.broken[0]}"
+        return yes, f"{NAMES[engine]} does, in {len(record.good)} launches"
+
+    return each(check, [engine])
+
+
+def uses(gpus: Sequence[str], attention: str) -> Callable[[Record], bool]:
+    """Records of a machine with one of these GPUs (any, where none is named) and this attention backend."""
+    names = {name for row in ATTENTION.items() if row[0] == attention for name in (row[0], *row[1])}
+
+    def only(record: Record) -> bool:
+        used: Any = [record.flags.get("attention_backend"), record.options.get("attention")]
+        there = any(name in gpu for gpu in record.machine.gpus for name in gpus or [""])
+        return there and any(str(value).strip("[]'") in names for value in used)
+
+    return only
+
+
+def better_than(engine: str, ending: str) -> Test:
+    """That an engine's figure is better than in the case whose name has this ending besides (or lacks it: `-…`)."""
+
+    def test(chosen: Sequence[Standing], metric: str, everything: Sequence[Standing]) -> list[Finding]:
+        others = {(s.key.machine, s.key.case, s.key.model): s for s in everything}
+        found = []
+        for one in chosen:
+            name = one.key.case + ending if ending.startswith("-") else one.key.case.removesuffix(f"-{ending}")
+            other = others.get((one.key.machine, name, one.key.model))
+            if other and (words := _than(one, other, engine, metric)):
+                records = ((_short(s), s.entries[engine].path) for s in (one, other))
+                found.append(Finding(*words, one.key.machine, one.gpu, tuple(records)))
+        return found
+
+    return test
+
+
+def _than(one: Standing, other: Standing, engine: str, metric: str) -> Said:
+    records = [standing.records.get(engine) for standing in (one, other)]
+    samples = [record.samples(metric) if record and not record.broken else [] for record in records]
+    if not all(samples) or not all(map(stats.positive, samples)):
+        return None
+    ratio = stats.ratio(samples[0], samples[1], paired=False)
+    limits = (1.0, float("inf")) if METRICS[metric].better == "higher" else (0.0, 1.0)
+    words = compare.ratio_text(Ratio(METRICS[metric], ratio, False))
+    told = f"{NAMES[engine]}, {METRICS[metric].title} {words} times that of {_short(other)}"
+    return _within(ratio, *limits), f"{told} ({one.key.case}, {one.key.machine})"
+
+
+def _short(standing: Standing) -> str:
+    return standing.key.case.split("/", 1)[-1]
+
+
+def version(engine: str, package: str, wanted: str) -> Test:
+    """That records, and the locks, have this version of a package."""
+
+    def test(chosen: Sequence[Standing], metric: str, everything: Sequence[Standing]) -> list[Finding]:
+        found: dict[str, Standing] = {}
+        for standing in everything:
+            if (record := standing.records.get(engine)) and package in record.versions:
+                found.setdefault(record.versions[package], standing)
+        locked = [f"{lane} {held}" for lane in together.LANES if (held := together.pins(lane, engine).get(package))]
+        told = f"{package} {', '.join([*sorted(found), *(f'locked: {one}' for one in locked)])}"
+        says = Says.HOLDS if {*found, *(one.split()[1] for one in locked)} == {wanted} else Says.FAILS
+        records = tuple((name, found[name].entries[engine].path) for name in sorted(found))
+        return [Finding(says, told, records=records, general=True)] if found or locked else []
+
+    return test
+
+
+def apart(what: Literal["torch", "engines"], lane: str) -> Test:
+    """That the engines do not fit into one environment of a lane: by what each asks of torch, or both together."""
+
+    def test(chosen: Sequence[Standing], metric: str, everything: Sequence[Standing]) -> list[Finding]:
+        found = []
+        for answer in together.answers().values():
+            kind = "torch" if answer.asked[1].startswith("torch==") else "engines"
+            if (kind, answer.lane) == (what, lane):
+                said = "fits" if answer.fits else re.sub(r"\{[^}]*\}", "", answer.why)
+                told = f"{' with '.join(answer.asked)}: {said}"
+                found.append(Finding(Says.FAILS if answer.fits else Says.HOLDS, told, general=True))
+        return found
+
+    return test
+
+
+def untested(why: str) -> Test:
+    """No record can say, or none was made."""
+
+    def test(chosen: Sequence[Standing], metric: str, everything: Sequence[Standing]) -> list[Finding]:
+        return [Finding(Says.NONE, why, general=True)]
+
+    return test
