@@ -90,7 +90,7 @@ def trainers(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Format, lint, types (those of trainers/ in the vLLM environment, which has torch), the tracked report and guide."""
+    """Format, lint, types (trainers/ in the vLLM environment, which has torch), the tracked report and guide."""
     light(session, "dev")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")

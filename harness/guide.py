@@ -146,13 +146,14 @@ def _finding(finding: Finding, up: str) -> str:
 
 def _would_tell(claim: Claim) -> str:
     """The command that would measure it, where a case exists."""
-    names = list(scenario.cases())
-    known = [name for pattern in claim.cases for name in names if fnmatchcase(name, pattern)]
+    cases = scenario.cases()
+    known = [name for pattern in claim.cases for name in cases if fnmatchcase(name, pattern)]
     if not known:
         return "no case measures it yet"
     large = next((name for name in known if "tiny" not in name), known[0])
     where = f" on {claim.needs}" if claim.needs else ""
-    return f"no record; {code(f'rollbench run {large} -e sglang -e vllm')}{where} would tell"
+    engines = " ".join(f"-e {engine}" for engine in PAIR if cases[large].runs_on(engine))
+    return f"no record; {code(f'rollbench run {large} {engines}')}{where} would tell"
 
 
 def relative(root: Path, output: Path) -> str:
