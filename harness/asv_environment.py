@@ -29,8 +29,8 @@ class Ready(Environment):  # type: ignore[misc]
     tool_name = "rollbench"
 
     def __init__(self, conf: Any, python: str, requirements: Any, tagged_env_vars: Any) -> None:
-        super().__init__(conf, python, {}, tagged_env_vars)
         self._requirements: dict[str, str] = {}
+        super().__init__(conf, python, {}, tagged_env_vars)
         self._base_requirements: dict[str, str] = {}
 
     @classmethod
