@@ -67,7 +67,9 @@ def test_own_and_foreign_use(tmp_path: Path, start: Start) -> None:
         engine.stdin.flush()
         until(lambda: cpu(engine) > 0.55)
         middle, after = time.monotonic(), cpu(engine)
-        time.sleep(0.1)  # until it has burnt all
+        until(lambda: psutil.Process(engine.pid).status() == psutil.STATUS_SLEEPING)  # it has burnt all
+        seen = lines(path)
+        until(lambda: lines(path) > seen + 1)
         others = [start(BURN.format(60)) for _ in range(1 + CORES // 8)]
         foreign = time.monotonic()
         until(lambda: all(cpu(other) > 0.5 for other in others))
