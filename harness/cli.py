@@ -98,6 +98,10 @@ def run(
     chosen = chosen_cases(cases or [], trace, model)
     store.writable(root)
     planned = groups.launches(groups.grouped(chosen, share), names)
+    if not planned:
+        raise UserError(
+            f"{', '.join(chosen)}: not run on {' or '.join(names)}, since another engine's own; see --engine"
+        )
     expected = plan.Plan.read(root, environments[0].device, itertools.chain(*planned))
     if dry_run:
         console.print(tables.of_plan(expected, planned, launches))

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from harness import machine, models
+from harness.adapterlink import AdapterLink
 from harness.audit import Audit
 from harness.client import Worker
 from harness.envs import Environment
 from harness.errors import LaunchFailed
 from harness.link import Link
+from harness.ownlink import OwnLink
 from harness.record import Certificate
 from harness.rollouts import Requests, Rollouts
 from harness.sampler import Sampler
 from harness.scenario import Options
+from harness.senders import Senders
 from harness.series import Series
+from harness.worker.transports import OWN_WAYS
 
 GIB = 1 << 30
 MIB_A_GIB = 1024
@@ -55,7 +59,7 @@ class Rig(ExitStack):
         self.start_on: Path | None = None  # a checkpoint in place of the model's weights
         self.fresh: Rollouts | None = None  # what an engine started on it answers (`harness.fresh`)
         self._worker: Worker | None = None
-        self._link: Link | None = None
+        self._link: Any = None  # a Link or an AdapterLink
         self.gpus = gpus
         self.baseline_mib = machine.device_memory_mib()[: gpus or None]  # in use on each GPU before the launch
         self.began = time.monotonic()
@@ -145,14 +149,24 @@ class Rig(ExitStack):
     def link(self, transport: str, how: str, **options: Any) -> Link:
         """Senders of this model's weights, joined to the engine; started at the first use, ended with the launch.
         `options` are those of `Link`."""
+        kind = OwnLink if transport in OWN_WAYS else Link
+        found: Link = self._linked(lambda: kind(self, transport, how, **options))
+        return found
+
+    def adapter_link(self) -> AdapterLink:
+        """A sender of LoRA adapters, in the same way."""
+        found: AdapterLink = self._linked(lambda: AdapterLink(self))
+        return found
+
+    def _linked(self, make: Callable[[], Senders]) -> Any:
         if self._link is None:
             self.tell("waiting for the senders of weights")
-            self._link = self.enter_context(Link(self, transport, how, **options))
+            self._link = self.enter_context(make())
             self.facts["link"] = self._link.facts
         return self._link
 
     def unlink(self) -> None:
-        """End the sender of weights where there is one; the engine lets go of what was sent."""
+        """End the sender where there is one; the engine lets go of what was sent."""
         if self._link is not None:
             self._link.end()
             self._link.close()

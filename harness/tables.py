@@ -23,13 +23,16 @@ def of_cases(gpus: int) -> Table:
     What sets it apart: parameters that are not the scenario's defaults, options that are not its lane's.
     """
     main = scenario.main_job(gpus)
-    table = Table("case", "model", "what sets it apart", "here")
+    table = Table()
+    for header in ("case", "model", "what sets it apart", "here"):
+        table.add_column(header, overflow="fold")
     for name, case in scenario.cases().items():
         defaults = {f.name: f.default for f in fields(case)}
         apart = {k: v for k, v in case.params().items() if k not in UNSHOWN and v != defaults[k]}
         lane = (benchmarks.GPU if case.gpus else benchmarks.CPU).of("")
         apart |= {k: v for k, v in case.options.of("").items() if v != lane[k]}
         here = "yes" if case.gpus <= gpus else f"needs {case.gpus} GPU"
+        here += f", {' and '.join(case.engines)} alone" if case.engines else ""
         table.add_row(
             name, case.model, ", ".join(f"{k} {v}" for k, v in apart.items()) or "the scenario's defaults",
             here + (", main job" if name in main else ""),

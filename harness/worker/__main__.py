@@ -78,8 +78,10 @@ class Calls:
         return facts
 
     def take(self, transport: str, address: dict[str, Any], payload: Any = None) -> dict[str, float]:
-        """Take what the sender sent, and forget the prefix cache; seconds of the parts."""
+        """Take what the sender sent, forget the prefix cache and wait for the device; seconds of the parts. What the
+        device had still to do when the engine's calls had returned is part of the load."""
         seconds: dict[str, float] = self._own(transport, "take", address, payload)
+        seconds["load"] += max(self.engine.weights({"do": "fence"}, flush=False))
         return seconds
 
     def leave(self, transport: str, address: dict[str, Any]) -> None:

@@ -88,6 +88,19 @@ def test_copies_that_changed_places_are_noticed(rig: Rig) -> None:
     assert "not what the engine's loader makes of them" in proof.reason
 
 
+def test_a_plan_is_replayed_only_where_it_does_what_the_loader_does(rig: Rig) -> None:
+    with Link(rig, "shm", "auto") as link:
+        if not link.facts["plan"][0]["copies"]:
+            assert link.how == "loader"
+            return
+        assert link.how in ("copies", "graph")
+        assert prove(link, 10).ok
+        link.ask(do="swap")
+        link.choose()
+        assert link.how == "loader"
+        assert prove(link, 11).ok
+
+
 def test_outputs_follow_the_weights_back_and_forth(rig: Rig) -> None:
     with Link(rig, "shm", "copies") as link:
         found = []
