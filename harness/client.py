@@ -15,7 +15,7 @@ from typing import Any, Self
 import psutil
 
 from harness.errors import LaunchFailed
-from harness.paths import PACKAGE, shared_memory
+from harness.paths import PACKAGE, PROJECT, shared_memory
 from harness.segments import Segments
 from harness.wire import Closed, Message, Wire
 
@@ -53,7 +53,8 @@ class Worker:
         self._scratch = tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-", dir=shared_memory())
         self.folder = Path(self._scratch.name)
         (self.folder / "site").mkdir()
-        (self.folder / "site" / "harness").symlink_to(PACKAGE)
+        for package in (PACKAGE, PROJECT / "trainers"):
+            (self.folder / "site" / package.name).symlink_to(package)
         self.segments = Segments()
         self.started = time.monotonic()
         there, back = os.pipe(), os.pipe()

@@ -22,6 +22,8 @@ class Link(Senders):
     transport does not offer the whole buffer. `merged_rank`: of an adapter that the sender trains and merges into its
     weights (0: none)."""
 
+    module = "holder"  # of harness.worker, that the senders run
+
     def __init__(
         self, rig: "Rig", transport: str, how: str, senders: int = 1, colocated: bool = True, on_host: bool = False,
         bucket: int = 64, merged_rank: int = 0,
@@ -34,7 +36,7 @@ class Link(Senders):
         self.facts |= {"transport": transport, "how": how, "senders": senders, "colocated": colocated}
         rig.worker  # noqa: B018, the engine takes its memory first
         try:
-            self.start("holder", senders, 0 if colocated else self.ranks)
+            self.start(self.module, senders, 0 if colocated else self.ranks)
             self._hold(on_host=on_host, merged_rank=merged_rank)
             self._open()
         except BaseException:

@@ -131,6 +131,94 @@ _ROWS: tuple[tuple[str, str, str, Literal["higher", "lower", None], tuple[float,
      "model bandwidth utilisation: least bytes that generation must read over the measured seconds and the GPUs' peak "
      "bandwidth (a lower bound)"),
 )  # fmt: skip
+# Of an RL step, in their order. Where the engine answers while the trainer learns they add up to more than the step.
+PHASES = {
+    "phase_rollout": "the engine's answers, all turns together",
+    "phase_sleep": "the engine gives its device memory back",
+    "phase_onload": "the trainer's memory comes back from the host",
+    "phase_reward": "answers are judged, and made a batch",
+    "phase_logprobs_old": "log-probabilities under the policy before the update",
+    "phase_logprobs_ref": "log-probabilities under the reference, where the algorithm has one",
+    "phase_values": "the critic's values, where the algorithm has one",
+    "phase_advantage": "advantages, weights and corrections",
+    "phase_forward_backward": "the loss and its gradients, of all micro-batches",
+    "phase_optimiser": "clipping, the optimiser, and the weights as they are sent",
+    "phase_offload": "the trainer's memory goes to the host",
+    "phase_wake": "the engine takes its device memory again",
+    "phase_sync": "the weights go into the engine, whose prefix cache is emptied",
+    "phase_other": "asking, handing over, and whatever else the step takes",
+}
+COMPUTED = ("logprobs_old", "logprobs_ref", "values", "advantage", "forward_backward", "optimiser")  # by the trainer
+FROM_TRAINER = (  # figures under its own names
+    "reward", "entropy", "gradient_norm", "kl", "clipped", "mismatch_mean", "mismatch_max", "mismatch_kl",
+)  # fmt: skip
+_ROWS += (
+    (
+        "rl_throughput",
+        "RL throughput",
+        "tok/s/GPU",
+        "higher",
+        _SPEED,
+        "prompt and generated tokens of an RL step over its whole seconds and the GPUs of engine and trainer",
+    ),
+    *(
+        (name, name.removeprefix("phase_").replace("_", " "), "s", "lower", _TAIL, f"of an RL step: {text}")
+        for name, text in PHASES.items()
+    ),
+    (
+        "phase_hidden",
+        "hidden",
+        "s",
+        None,
+        _TAIL,
+        "seconds of an RL step's phases that ran beside others, which nobody waited for",
+    ),
+    (
+        "trainer_mfu",
+        "trainer MFU",
+        "",
+        "higher",
+        _USE,
+        "model FLOPs of forward and backward passes (three times a forward pass; recomputation not counted) over their "
+        "seconds and the peak bf16 rate of the trainer's GPUs",
+    ),
+    *(
+        (
+            f"memory_{name}",
+            f"memory: {name.replace('_', ' ')}",
+            "GiB",
+            "lower",
+            _USE,
+            "the most device memory that torch had allocated in the trainer during this phase, of the fullest rank",
+        )
+        for name in COMPUTED
+    ),
+    ("reward", "reward", "", "higher", _TAIL, "mean over a step's answers, before the update"),
+    (
+        "reward_held_out",
+        "held-out reward",
+        "",
+        "higher",
+        _TAIL,
+        "mean over greedy answers to prompts that were never learnt from, behind the last step; one sample a launch",
+    ),
+    ("entropy", "entropy", "nat", None, _TAIL, "of the policy before the update, mean over the answers' tokens"),
+    ("gradient_norm", "gradient norm", "", None, _TAIL, "before clipping, mean over a step's updates"),
+    ("kl", "KL", "nat", None, _TAIL, "of the policy from the reference by the algorithm's estimator, a token's mean"),
+    ("clipped", "clipped", "", None, _TAIL, "share of tokens whose ratio was clipped"),
+    (
+        "mismatch_mean",
+        "mismatch",
+        "nat",
+        "lower",
+        _TAIL,
+        "log-probabilities that the engine gave for its tokens against the trainer's of the same tokens: mean absolute "
+        "difference; with a lag also what the policy has learnt since",
+    ),
+    ("mismatch_max", "mismatch: max", "nat", "lower", _TAIL, "the largest of the same"),
+    ("mismatch_kl", "mismatch: KL", "nat", "lower", _TAIL, "of the engine's policy from the trainer's, by k3"),
+    ("lag", "lag", "", "lower", _TAIL, "updates between the weights that answered and those that learn from it"),
+)
 METRICS = {name: Metric(name, title, unit, better, *worth, text) for name, title, unit, better, worth, text in _ROWS}
 
 PERCENTILES = {  # metric: what it is a percentile of, and which; only where a launch has samples enough

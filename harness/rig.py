@@ -12,6 +12,7 @@ from harness import machine, models
 from harness.adapterlink import AdapterLink
 from harness.audit import Audit
 from harness.client import Worker
+from harness.crew import Crew, Lesson
 from harness.envs import Environment
 from harness.errors import LaunchFailed
 from harness.link import Link
@@ -151,6 +152,11 @@ class Rig(ExitStack):
         `options` are those of `Link`."""
         kind = OwnLink if transport in OWN_WAYS else Link
         found: Link = self._linked(lambda: kind(self, transport, how, **options))
+        return found
+
+    def crew(self, transport: str, how: str, lesson: Lesson, **options: Any) -> Crew:
+        """A trainer joined to the engine, in the same way."""
+        found: Crew = self._linked(lambda: Crew(self, transport, how, lesson, **options))
         return found
 
     def adapter_link(self) -> AdapterLink:

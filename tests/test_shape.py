@@ -11,7 +11,7 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     0: ("errors", "metrics", "paths", "rollouts", "shapes", "stats", "wire", "progress", "segments", "gpus"),
     1: ("client", "efficiency", "machine", "models", "workload", "worker"),
     2: ("envs", "record", "senders", "sampler"),
-    3: ("audit", "link", "ownlink", "adapterlink", "commit", "store", "series"),
+    3: ("audit", "link", "crew", "ownlink", "adapterlink", "commit", "store", "series"),
     4: ("scenario", "rig", "fresh", "proof", "speed", "pending", "plan", "rates", "trace"),
     5: ("measure", "inference", "inflight", "groups", "compare", "doctor"),
     6: ("shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
@@ -21,7 +21,7 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 SAME_LEVEL = {
     ("rig", "scenario"), ("record", "machine"), ("groups", "inference"), ("ownlink", "link"), ("adapterlink", "link"),
-    ("proof", "fresh"),
+    ("crew", "link"),     ("proof", "fresh"),
 }  # fmt: skip
 FILES = sorted((PROJECT / "harness").rglob("*.py"))
 
