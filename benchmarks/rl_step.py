@@ -73,7 +73,7 @@ class RLStep(Scenario):
         answered, learnt, phases = (self._one_off if self.lag else self._in_turn)(rig, crew, number)
         phases["step_time"] = time.perf_counter() - start
         phases |= {f"phase_{name[:-2]}": seconds for name, seconds in learnt.items() if name.endswith("_s")}
-        parts = sum(seconds for name, seconds in phases.items() if name.startswith("phase_"))
+        other = phases["step_time"] - sum(phases[name] for name in phases if name.startswith("phase_"))
         rig.facts["curve"].append(round(learnt["reward"], 4))
         rig.facts["mismatch"].append(round(learnt["mismatch_mean"], 8))
         return (
@@ -81,10 +81,7 @@ class RLStep(Scenario):
             | {name: learnt[name] for name in FROM_TRAINER if name in learnt}
             | {f"memory_{name[:-6]}": size / GIB for name, size in learnt.items() if name.endswith("_bytes")}
             | {"bubble_share": answered["bubble_share"], "lag": float(self.lag)}
-            | {
-                "phase_hidden": max(parts - phases["step_time"], 0.0),
-                "phase_other": max(phases["step_time"] - parts, 0.0),
-            }
+            | {"phase_hidden": max(-other, 0.0), "phase_other": max(other, 0.0)}
             | {"rl_throughput": answered["tokens"] / phases["step_time"] / max(self.gpus, 1)}
             | self._mfu(answered["flops"], phases["phase_forward_backward"])
         )
@@ -167,6 +164,7 @@ class RLStep(Scenario):
         return Certificate(ok=apart <= allowed, figure=apart, reason=f"log-probabilities {apart:.1e} from those before")
 
 
+LEARNING = {"steps": 100, "prompts": 64}
 START = {"steps": 60, "prompts": 64}
 SMALL = {"rate": 1e-3, "budget": 4096}
 TINY = RLStep(
@@ -189,6 +187,8 @@ CASES = {
 } | {
     "tiny-grpo-lora": learning(TINY, settings=SMALL | {"lora": 8}),
     "tiny-grpo-off": replace(TINY, lag=1),
+    "tiny-grpo-ranks": replace(TINY, ranks=2),
+    "tiny-grpo-learns": learning(replace(TINY, goal=0.9, steps=60), warm_up=LEARNING),
     "tiny-grpo-still": learning(TINY, settings=SMALL | {"rate": 0}),
     "tiny-grpo-tool": learning(replace(TINY, output_tokens=24), task="calculator", warm_up={}),
 } | {

@@ -38,5 +38,6 @@ def look(rig: "Rig") -> None:
 
 def greedy(rig: "Rig") -> Rollouts:
     """Outputs of a fixed batch, with what the prefix cache holds."""
-    prompts = independent((SEED,), [INPUT] * REQUESTS, [OUTPUT] * REQUESTS, rig.vocabulary)
+    count = min(REQUESTS, rig.vocabulary)  # each begins with a token of its own
+    prompts = independent((SEED,), [INPUT] * count, [OUTPUT] * count, rig.vocabulary)
     return rig.generate(prompts, temperature=0.0, logprobs=True, audited=False)

@@ -1,6 +1,6 @@
 """One training step taken apart: log-probabilities, advantages, forward and backward, the optimiser, each timed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from trainers.phases import Phases
 from trainers.settings import Settings
 
 STATE = "trainer-{rank}.safetensors"
+Terms = tuple[Tensor, dict[str, Tensor]]  # a loss, and figures about it
 
 
 class Trainer:
@@ -89,7 +90,7 @@ class Trainer:
         for _ in range(self.settings.epochs):
             for index in self._minibatches(len(batch.reward_B)):
                 with self.phases.phase("forward_backward"):
-                    found = self._backward(batch, targets, index)
+                    found = self._backward(batch, index, lambda micro: self._loss(micro, targets))
                 with self.phases.phase("optimiser"):
                     found["gradient_norm"] = self.policy.step()
                     if self.critic:
@@ -108,12 +109,26 @@ class Trainer:
         order: list[int] = torch.randperm(count, generator=self.random).tolist()
         return [order[part::wanted] for part in range(wanted)]
 
-    def _backward(self, batch: Batch, targets: Targets, index: Sequence[int]) -> dict[str, float]:
+    def imitate(self, batch: Batch) -> dict[str, float]:
+        """Learn to say what a batch's own tokens are, as in a supervised warm-up: `loss` is their mean negative
+        log-probability. A critic learns nothing from it."""
+        batch = batch.to(self.device)
+        share_BT = losses.token_weights(batch.mask_BT, batch.limit)
+
+        def loss(micro: Micro) -> Terms:
+            logp_n, _ = self.policy.network(micro.inputs, chunk=self.settings.chunk)
+            share_n = share_BT[micro.rows, : micro.width][micro.batch.mask_BT]
+            return -(logp_n * share_n).sum(), {}
+
+        found = self._backward(batch, range(len(batch.reward_B)), loss)
+        return found | {"gradient_norm": self.policy.step()}
+
+    def _backward(self, batch: Batch, index: Sequence[int], compute: Callable[[Micro], Terms]) -> dict[str, float]:
         """Gradients of the loss of these rows, scaled to the whole batch's; its figures."""
         scale = len(batch.reward_B) / len(index)
         sums: dict[str, Tensor] = {}
         for micro in self.passes.micro(batch, index):
-            loss, figures = self._loss(micro, cut(targets, micro.rows, micro.width))
+            loss, figures = compute(micro)
             # FSDP2 takes the mean of the ranks' gradients: the loss is a sum over them.
             torch.autograd.backward(loss * (scale * micro.counts * (self.ranks.count if self.ranks else 1)))
             for name, value in (figures | {"loss": loss.detach()}).items():
@@ -123,8 +138,9 @@ class Trainer:
             self.ranks.total(found)
         return dict(zip(sums, found.tolist(), strict=True))
 
-    def _loss(self, micro: Micro, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(self, micro: Micro, targets: Targets) -> Terms:
         settings, mask_BT = self.settings, micro.batch.mask_BT
+        targets = cut(targets, micro.rows, micro.width)
         wanted = bool(self.algorithm.entropy)
         logp_n, entropy_n = self.policy.network(micro.inputs, settings.temperature, wanted, settings.chunk)
         entropy_BT = spread(entropy_n, mask_BT) if wanted else None

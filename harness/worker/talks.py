@@ -35,9 +35,11 @@ class Talks:
     Prompts are filled up at their front to `input_tokens` by other symbols, drawn with `seed`."""
 
     def __init__(
-        self, task: Any, codec: Any, examples: Sequence[Any], samples: int, limit: int, input_tokens: int, seed: int
-    ) -> None:
-        self.task, self.codec, self.samples, self.limit = task, codec, samples, limit
+        self, task: Any, codec: Any, examples: Sequence[Any], samples: int, limit: int, input_tokens: int, seed: int,
+        held_out: bool = False,
+    ) -> None:  # fmt: skip
+        self.task, self.codec, self.prompts, self.samples, self.limit = task, codec, len(examples), samples, limit
+        self.input_tokens, self.held_out = input_tokens, held_out
         source, self.talks = random.Random(seed), list[Talk]()
         for group, example in enumerate(examples):
             asked = codec.encode(example.prompt)

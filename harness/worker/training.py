@@ -17,6 +17,7 @@ from harness.worker.sender import Sender
 from harness.worker.talks import Talks
 from harness.worker.transports import disk
 
+AGAIN, REFILLS = 1_000_003, 3  # seeds of more prompts lie so far apart; times that more are asked for
 NOISE = 0.01  # of the weights that a proof wants to differ
 
 
@@ -29,7 +30,7 @@ class Training(Sender):
 
     def __init__(self) -> None:
         super().__init__()
-        self.talks: dict[int, Talks] = {}  # by step
+        self.talks: dict[int, list[Talks]] = {}  # by step; several where more was asked for
 
     def hold(
         self, model: str, algorithm: str, changes: dict[str, Any], settings: dict[str, Any], task: str,
@@ -79,28 +80,49 @@ class Training(Sender):
         self, step: int, prompts: int, samples: int, limit: int, input_tokens: int, path: str, held_out: bool = False
     ) -> Layout:
         """Write the requests of a step's first turn; their layout."""
-        examples = self.task.examples(prompts, step, held_out=held_out)
-        self.talks[step] = Talks(self.task, self.codec, examples, samples, limit, input_tokens, step)
-        return self.talks[step].requests().save(Path(path))
+        asked = self.talks.setdefault(step, [])
+        seed = step + len(asked) * AGAIN
+        examples = self.task.examples(prompts, seed, held_out=held_out)
+        asked.append(Talks(self.task, self.codec, examples, samples, limit, input_tokens, seed, held_out))
+        return asked[-1].requests().save(Path(path))
 
     def go_on(self, step: int, rollouts: str, layout: Layout, path: str) -> Layout | None:
-        """Take in what was generated, and write the requests of the next turn; None where all is said."""
-        talks = self.talks[step]
+        """Take in what was generated, and write the requests of the next turn, or of more prompts where the algorithm
+        drops groups and wants others; None where all is said."""
+        talks = self.talks[step][-1]
         if talks.take(Rollouts.load(Path(rollouts), layout)):
             return talks.requests().save(Path(path))
+        if talks.held_out or not self.trainer.algorithm.dynamic or len(self.talks[step]) > REFILLS:
+            return None
+        if missing := self._batch(step)[1]:
+            return self.begin(step, missing, talks.samples, talks.limit, talks.input_tokens, path)
         return None
+
+    def _batch(self, step: int) -> tuple[Any, int]:
+        """What a step is learnt from, and how many prompts are missing."""
+        from trainers.algorithms import refill
+        from trainers.batch import join
+
+        parts = [talks.batch() for talks in self.talks[step]]
+        if not self.trainer.algorithm.dynamic:
+            return parts[0], 0
+        found, missing = refill(parts, self.talks[step][0].prompts)
+        return found if found is not None else join(parts), missing
 
     def score(self, step: int) -> float:
         """The mean reward of a step that is not learnt from."""
-        rewards = self.talks.pop(step).rewards()
+        (talks,) = self.talks.pop(step)
+        rewards = talks.rewards()
         return sum(rewards) / len(rewards)
 
     def learn(self, step: int) -> dict[str, float]:
         """`trainers.Trainer.train`'s figures of a step, `reward_s`, the seconds of making its batch, among them."""
         start = time.perf_counter()
-        batch = self.talks.pop(step).batch()
+        batch, _ = self._batch(step)
+        rewards = [reward for talks in self.talks.pop(step) for reward in talks.rewards()]
         seconds = time.perf_counter() - start
-        return dict(self.trainer.train(batch)) | {"reward_s": seconds}
+        found = dict(self.trainer.train(batch))
+        return found | {"reward": sum(rewards) / len(rewards), "reward_s": seconds}
 
     def offload(self) -> dict[str, float]:
         return dict(self.trainer.offload())
