@@ -164,17 +164,19 @@ class RLStep(Scenario):
         return Certificate(ok=apart <= allowed, figure=apart, reason=f"log-probabilities {apart:.1e} from those before")
 
 
-LEARNING = {"steps": 100, "prompts": 64}
-START = {"steps": 60, "prompts": 64}
+START = {"steps": 40, "prompts": 64}  # after which about two of three symbols are right
+WORDS = {"letters": "abcd", "shortest": 2, "longest": 4}
 SMALL = {"rate": 1e-3, "budget": 4096}
 TINY = RLStep(
     model="tiny-rl", options=replace(CPU, max_running=512, kv_tokens=20_000), transport="shm", sleeps=False,
-    lesson=Lesson(settings=SMALL, warm_up=START), steps=8,
+    lesson=Lesson(settings=SMALL, options=WORDS, warm_up=START), steps=8,
 )  # fmt: skip
+LARGE = {"rate": 1e-6, "checkpointing": True}
 B05 = RLStep(
     model=HALF, gpus=1, options=replace(GPU, memory_fraction=0.4), prompts=64, samples=8, input_tokens=128,
-    output_tokens=512, lesson=Lesson(settings={"rate": 1e-6, "checkpointing": True}),
+    output_tokens=512, lesson=Lesson(settings=LARGE),
 )  # fmt: skip
+APART = replace(B05, gpus=2, transport="nccl", colocated=False, sleeps=False)
 ALGORITHMS = ("grpo", "dr_grpo", "ppo", "rloo", "dapo", "reinforce_pp")
 
 
@@ -188,11 +190,17 @@ CASES = {
     "tiny-grpo-lora": learning(TINY, settings=SMALL | {"lora": 8}),
     "tiny-grpo-off": replace(TINY, lag=1),
     "tiny-grpo-ranks": replace(TINY, ranks=2),
-    "tiny-grpo-learns": learning(replace(TINY, goal=0.9, steps=60), warm_up=LEARNING),
+    "tiny-grpo-learns": replace(TINY, goal=0.9, steps=60),
     "tiny-grpo-still": learning(TINY, settings=SMALL | {"rate": 0}),
-    "tiny-grpo-tool": learning(replace(TINY, output_tokens=24), task="calculator", warm_up={}),
+    "tiny-grpo-tool": learning(replace(TINY, output_tokens=24), task="calculator", options={}, warm_up={}),
 } | {
     f"{size}-{name}": learning(replace(B05, model=model), algorithm=name)
     for size, model in (("0.5B", HALF), ("1.5B", "Qwen2.5-1.5B"))
     for name in ALGORITHMS
+} | {
+    "0.5B-grpo-lora": learning(B05, settings=LARGE | {"rate": 1e-5, "lora": 32}),
+    "0.5B-grpo-awake": replace(B05, sleeps=False),
+    "0.5B-grpo-apart": APART,
+    "0.5B-grpo-apart-off": replace(APART, lag=1),
+    "0.5B-grpo-ranks": replace(B05, gpus=2, ranks=2, options=replace(B05.options, tensor_parallel=2)),
 }  # fmt: skip

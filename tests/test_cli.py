@@ -154,7 +154,22 @@ def test_show_and_list_and_doctor(results: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "run", "compare", "show", "list", "options", "trace", "doctor", "env", "selfcheck", "crosscheck", "stamp"],
+    [
+        "",
+        "run",
+        "compare",
+        "show",
+        "list",
+        "options",
+        "trace",
+        "doctor",
+        "env",
+        "selfcheck",
+        "crosscheck",
+        "stamp",
+        "gate",
+        "calibrate",
+    ],
 )
 def test_every_command_explains_itself(command: str) -> None:
     helped = CliRunner().invoke(cli.app, [*command.split(), "--help"])
