@@ -20,7 +20,7 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
         "progress",
         "segments",
         "gpus",
-    ),  # fmt: skip
+    ),
     1: ("client", "efficiency", "gate", "machine", "models", "workload", "worker"),
     2: ("envs", "record", "senders", "sampler"),
     3: ("audit", "link", "crew", "ownlink", "adapterlink", "commit", "store", "series"),
