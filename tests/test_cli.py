@@ -169,6 +169,7 @@ def test_show_and_list_and_doctor(results: Path) -> None:
         "stamp",
         "gate",
         "calibrate",
+        "history",
     ],
 )
 def test_every_command_explains_itself(command: str) -> None:
