@@ -65,6 +65,18 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", "-m", "not real", "-n", "auto", *session.posargs)
 
 
+@nox.session(python="3.11")
+def trainers(session: nox.Session) -> None:
+    """Tests of trainers/, in an environment with torch for the CPU."""
+    light(session)  # it knows where such a build of torch is
+    find = "from harness.envs import torch_source; print(*torch_source('cpu'))"
+    source = str(session.run("python", "-c", find, silent=True)).split()
+    lock = "requirements/trainers-cpu.txt"
+    session.run_install("uv", "pip", "sync", "--quiet", "--require-hashes", *source, lock)
+    session.install("--quiet", "--no-deps", "--editable", ".")
+    session.run("pytest", "tests/trainers", "-n", "auto", *session.posargs)
+
+
 @nox.session
 def speed(session: nox.Session) -> None:
     """Time the harness's own hot paths against the base that this machine has stored; the first run stores it.

@@ -8,7 +8,7 @@ import pytest
 from harness.paths import PROJECT
 
 LEVELS = {  # a module imports only from lower levels, or from its own where that makes no circle
-    0: ("errors", "metrics", "paths", "rollouts", "shapes", "stats", "wire", "progress", "segments"),
+    0: ("errors", "gpus", "metrics", "paths", "rollouts", "shapes", "stats", "wire", "progress", "segments"),
     1: ("client", "efficiency", "gate", "machine", "models", "workload", "worker"),
     2: ("envs", "record", "senders", "sampler"),
     3: ("audit", "link", "crew", "ownlink", "adapterlink", "commit", "store", "series"),
