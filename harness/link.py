@@ -1,12 +1,14 @@
 """Senders of weights and the engine that takes them in, joined by one transport."""
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from harness import models
 from harness.client import Reply, Worker
-from harness.worker import transports
+from harness.errors import BadOffer
+from harness.worker import offers, transports
 
 if TYPE_CHECKING:
     from harness.rig import Rig
@@ -31,19 +33,33 @@ def holding(rig: "Rig", name: str, gpu: int, rank: int = 0, ranks: int = 1) -> t
     return sender, found.value
 
 
+def fit(model: str, held: Sequence[dict[str, Any]]) -> None:
+    """Raises BadOffer where senders hold other tensors than a model's checkpoint, or not all the same."""
+    first, *others = ((one["slots"], one["dtype"]) for one in held)
+    if any(other != first for other in others):
+        raise BadOffer("the senders of weights hold not all the same tensors: give them one model and one dtype")
+    offered = [(name, tuple(shape)) for name, shape, *_ in first[0]]
+    if wrong := offers.unlike(offered, dict(models.tensors_of(model))):
+        raise BadOffer(f"the senders' weights are not those of {model}: {wrong}")
+
+
 class Link(ExitStack):
     """Weights of the rig's model in `senders` processes of their own, sent over `transport`; `how` the receivers bring
     them in: `graph`, `foreach` or `copies` replay a plan, `loader` is the engine's own. Several senders share the rows
     of each tensor. `colocated`: they are on the engine's GPUs, else on those behind them. `bucket`: MiB sent at once,
-    where a transport does not offer the whole buffer."""
+    where a transport does not offer the whole buffer. `patience`: seconds that a broadcast waits for the other side.
+
+    Raises BadOffer where what is offered does not fit: the engine goes on. Whatever else goes wrong, in a sender or in
+    the engine, ends all of them (LaunchFailed): the engine never serves weights of which nobody knows what they are."""
 
     def __init__(
-        self, rig: "Rig", transport: str, how: str, senders: int = 1, colocated: bool = True, bucket: int = 64
-    ) -> None:
+        self, rig: "Rig", transport: str, how: str, senders: int = 1, colocated: bool = True, bucket: int = 64,
+        patience: float = 60.0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.rig, self.transport, self.how = rig, transport, how
         self.together = bool(transports.load(transport).TOGETHER)
-        self.ranks, self.bucket = rig.options.tensor_parallel, bucket
+        self.ranks, self.bucket, self.patience = rig.options.tensor_parallel, bucket, patience
         self.facts: dict[str, Any] = {"transport": transport, "how": how, "senders": senders, "colocated": colocated}
         try:
             self._hold(senders, 0 if colocated else self.ranks)
@@ -60,7 +76,8 @@ class Link(ExitStack):
             sender, found = holding(self.rig, f"sender{number}", first + number, number, senders)
             self.senders.append(self.enter_context(sender))
             held.append(found)
-        self.slots, self.bytes = held[0]["slots"], int(held[0]["bytes"])
+        self.slots, self.dtype, self.bytes = held[0]["slots"], held[0]["dtype"], int(held[0]["bytes"])
+        fit(self.rig.model, held)
         self.facts |= {"bytes": self.bytes, "sender_bytes": [one["buffer"] for one in held]}
         self.update(0)
 
@@ -69,13 +86,12 @@ class Link(ExitStack):
         model = models.find(self.rig.model).path
         folder = self.enter_context(tempfile.TemporaryDirectory(prefix="weights-", dir=self._parent()))
         offer = {"transport": self.transport, "folder": folder, "model": model, "receivers": self.ranks}
-        offer |= {"bucket": self.bucket << 20}
+        offer |= {"bucket": self.bucket << 20, "patience": self.patience}
         self.addresses = [reply.value for reply in self._send("offer", **offer)]
         if not self.together:
             self._send("send", transport=self.transport)
-        dtype = self.rig.options.dtype
         opened = self.ask(
-            do="open", transport=self.transport, addresses=self.addresses, slots=self.slots, dtype=dtype
+            do="open", transport=self.transport, addresses=self.addresses, slots=self.slots, dtype=self.dtype
         )  # fmt: skip
         self.facts |= {"plan": opened, "path": self.transport}
         floors = self.ask(do="floor", size=self.bytes // self.ranks)
@@ -102,15 +118,13 @@ class Link(ExitStack):
         `harness.worker.receive.Receiver.do_sync` and `flush`, which empties the prefix cache."""
         flush = options.pop("flush", False)
         request = {"do": "sync", "how": self.how} | options
-        if not self.together:
-            return self.rig.worker.call("weights", self.rig.timeout, request=request, flush=flush)
-        for sender in self.senders:
+        for sender in self.senders if self.together else ():
             sender.post("send", transport=self.transport)
         reply = self.rig.worker.call(
             "weights", self.rig.timeout, watch=self.senders, request=request, flush=flush
         )  # fmt: skip
-        sent = [sender.answer("send", self.rig.timeout).seconds for sender in self.senders]
-        return Reply(reply.value, max(reply.seconds, *sent))
+        sent = [reply.seconds for reply in self._answers("send")] if self.together else []
+        return Reply(reply.value, max([reply.seconds, *sent]))
 
     def sync(self) -> dict[str, float]:
         """Bring the senders' weights into the engine and empty its prefix cache, as fast as it goes: seconds of it all,
@@ -164,7 +178,11 @@ class Link(ExitStack):
         """All senders at once."""
         for sender in self.senders:
             sender.post(name, **args)
-        return [sender.answer(name, self.rig.timeout) for sender in self.senders]
+        return self._answers(name)
+
+    def _answers(self, name: str) -> list[Reply]:
+        everyone = [*self.senders, self.rig.worker]
+        return [sender.answer(name, self.rig.timeout, everyone) for sender in self.senders]
 
     def end(self) -> list[str]:
         """Let go of what was opened and have the senders end; names of their processes that had to be killed."""

@@ -166,9 +166,9 @@ def _heading(group: Group, done: int, of: int) -> str:
 
 
 def _outcome(where: str, engine: str, case: str, launch: Launch) -> str:
-    """The line that a launch leaves of a case, with the certificates that did not hold."""
+    """The line that a launch leaves of a case, with the certificates that did not hold; the record has whole errors."""
     if launch.error:
-        return f"{where}{case and f': {case}'} failed: {launch.error}"
+        return f"{where}{case and f': {case}'} failed: {launch.error.splitlines()[0]}"
     if launch.unsupported:
         return f"{where}: {engine}{case and f': {case}'}: not supported: {launch.unsupported}"
     red = "; ".join(f"{name}: {c.reason}" for name, c in launch.certificates.items() if c.ok is False)

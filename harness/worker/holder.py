@@ -12,6 +12,7 @@ from typing import Any
 from harness.worker import transports
 from harness.worker.__main__ import serve
 from harness.worker.flat import Piece, Slot, buckets, held, layout, rows, shares
+from harness.worker.offers import Unfit
 from harness.worker.transports import disk
 
 
@@ -39,7 +40,12 @@ class Holder:
         self.pieces = shares(self.slots, rank, ranks)
         self.buffer = torch.zeros(held(self.pieces), dtype=torch.uint8, device=device)
         slots = [[slot.name, list(slot.shape), slot.offset, slot.bytes] for slot in self.slots]
-        return {"slots": slots, "bytes": sum(slot.bytes for slot in self.slots), "buffer": self.buffer.numel()}
+        return {
+            "slots": slots,
+            "dtype": dtype,
+            "bytes": sum(slot.bytes for slot in self.slots),
+            "buffer": self.buffer.numel(),
+        }
 
     def update(self, step: int) -> None:
         """The weights of another step, on the device when this returns."""
@@ -77,12 +83,17 @@ class Holder:
         return hashed(self.buffer)
 
     def offer(
-        self, transport: str, folder: str, model: str, receivers: int = 1, bucket: int = 1 << 26
+        self, transport: str, folder: str, model: str, receivers: int = 1, bucket: int = 1 << 26, patience: float = 60.0
     ) -> dict[str, Any]:
         """Address of the weights for the receivers, over that transport. `model`: a folder with its configuration;
-        `bucket`: bytes that a transport sends at once."""
+        `bucket`: bytes that a transport sends at once; `patience`: seconds that it waits for the other side. Raises
+        Unfit where the transport cannot have them."""
         module = transports.load(transport)
-        address: dict[str, Any] = module.offer(self.buffer, self.slots, self.dtype, folder) | {
+        try:
+            offered = module.offer(self.buffer, self.slots, self.dtype, folder)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise Unfit(f"{transport} cannot send these weights: {error}") from error
+        address: dict[str, Any] = offered | {
             "model": model,
             "sender": self.rank,
             "senders": self.ranks,
@@ -90,6 +101,7 @@ class Holder:
             "pieces": [[piece.flat, piece.bytes, piece.local, piece.row] for piece in self.pieces],
             "buckets": buckets(self.pieces, bucket),
             "bucket": bucket,
+            "patience": patience,
         }
         if hasattr(module, "meet"):
             module.meet(self.buffer, self.slots, self.dtype, address)
