@@ -90,11 +90,12 @@ class Worker:
 
     def answer(self, name: str, timeout: float, watch: Sequence["Worker"] = ()) -> Reply:
         """What came of the call that was posted last."""
-        message = self._next(name, timeout, watch)
+        others = [worker for worker in watch if worker is not self]
+        message = self._next(name, timeout, others)
         if message.get("sound"):
             raise BadOffer(f"{self.engine}: {name} refused: {shorten(message['error'], WORDS)}")
         if "error" in message:
-            raise self._wrong(name, message["error"], watch)
+            raise self._wrong(name, message["error"], others)
         return Reply(message["value"], message["seconds"])
 
     def ask(self, message: Message, timeout: float) -> Message:
@@ -102,19 +103,18 @@ class Worker:
         self.tell(message)
         return self._next(self._asked, timeout)
 
-    def _next(self, name: str, timeout: float, watch: Sequence["Worker"] = ()) -> Message:
+    def _next(self, name: str, timeout: float, others: Sequence["Worker"] = ()) -> Message:
         deadline, late = time.monotonic() + timeout, f"no answer to {name} within {timeout:g} s"
         try:
             while self._heard is None:
-                ready = _ready((self, *watch), deadline)
-                if not ready:
-                    raise self._failed(late, watch)
+                if not (ready := _ready((self, *others), deadline)):
+                    raise self._failed(late, others)
                 for worker in ready:
-                    worker._hear(deadline, (self, *watch))
+                    worker._hear(deadline, (self, *others))
             found, self._heard = self._heard, None
             return found
         except TimeoutError:
-            raise self._failed(late, watch) from None
+            raise self._failed(late, others) from None
         except BaseException:  # Ctrl-C among them: nothing may stay behind
             self.end("it was interrupted")
             raise
@@ -135,12 +135,15 @@ class Worker:
             return dead._failed(f"died in {dead._asked}", (self, *others))
         return self._failed(f"{name} failed: {shorten(text, WORDS)}", others)
 
-    def tell(self, message: Message) -> None:
-        """Send a message that has no answer."""
-        asked = str(message.get("call", "its work"))
+    def must_live(self, asked: str) -> None:
+        """Raises LaunchFailed where the worker was ended, and says why."""
         if self.ended:
             raise LaunchFailed(f"{self.engine}: cannot {asked}, it was ended: {self.why}")
-        self._asked = asked
+
+    def tell(self, message: Message) -> None:
+        """Send a message that has no answer."""
+        asked = self._asked = str(message.get("call", "its work"))
+        self.must_live(asked)
         try:
             self._wire.send(message)
         except Closed:

@@ -126,6 +126,7 @@ class Rig(ExitStack):
         """Send the requests as they are scheduled, at most `concurrency` conversations at once (0: no limit), and
         generate as many tokens for each as it asks for. `cache_floor` is the least share of what a perfect prefix cache
         would give that the engine's must; the audit holds it against what it gave."""
+        self.worker.must_live("generate")
         into, back = self.worker.folder / "requests", self.worker.folder / "rollouts"
         reply = self.worker.call(
             "generate", self.timeout, requests=str(into), layout=requests.save(into), rollouts=str(back),
