@@ -12,6 +12,7 @@ from harness.rollouts import Answer
 from harness.worker import options as equivalent
 from harness.worker.engines import Options, Report, Sampling, unheard
 from harness.worker.engines.inprocess import InProcess
+from harness.worker.receive import answers
 from harness.worker.transports import ray_stand_in
 
 ENVIRONMENT = {
@@ -164,16 +165,15 @@ class VLLM:
         await (self.llm.resume_generation() if self.apart else self.llm.resume())
 
     async def take(self, request: Options) -> list[Any]:
-        found: list[Any] = await self.call("collective_rpc", "rollbench", None, (request,))
-        return found
+        return answers(await self.call("collective_rpc", "rollbench", None, (request,)))
 
     async def forget(self, running: bool) -> bool:
         return bool(await self.call("reset_prefix_cache", running))
 
     def weights(self, request: Options, flush: bool) -> list[Any]:
-        answers, *done = self._ask(*self._inside(request, flush))
+        replies, *done = self._ask(*self._inside(request, flush))
+        found = answers(replies)
         self.flushed(*done)
-        found: list[Any] = answers
         return found
 
     def _inside(self, request: Options, flush: bool) -> list[tuple[Any, ...]]:
@@ -188,9 +188,10 @@ class VLLM:
 
         name = f"adapter-{next(self.numbers)}"
         load = "add_lora", LoRARequest(name, ADAPTER, path, load_inplace=True)
-        loaded, _, *done = self._ask(load, *self._inside({"do": "adapted", "name": name}, flush=True))
+        loaded, replies, *done = self._ask(load, *self._inside({"do": "adapted", "name": name}, flush=True))
         if not loaded:
             raise RuntimeError(f"vLLM did not load the adapter in {path}")
+        answers(replies)
         self.flushed(*done)
         self.adapter = {"lora_request": LoRARequest(name, ADAPTER, path)}
 
