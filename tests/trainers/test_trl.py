@@ -1,5 +1,5 @@
-"""The same batch through TRL's own GRPO and RLOO code. It sits in methods of its trainers: they are called on a
-stand-in that holds what they read, and that gives them our log-probabilities where theirs would run a model."""
+"""The same batch through TRL's own GRPO and RLOO code. It sits in methods of its trainers: they are called on a stand-in
+that holds what they read, and that gives them our log-probabilities where theirs would run a model."""
 
 from collections import defaultdict
 from collections.abc import Iterator
