@@ -30,7 +30,7 @@ class InflightSync(Scenario):
     input_tokens: int = 128
     output_tokens: int = 512
     transport: Literal["ipc", "shm", "disk"] = "ipc"
-    how: Literal["graph", "foreach", "copies", "loader"] = "graph"
+    how: Literal["auto", "graph", "foreach", "copies", "loader"] = "graph"
     seed: int = 0
 
     def requests(self, index: int, vocab: int) -> Requests:

@@ -5,8 +5,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.link import holding
 from harness.rollouts import Rollouts
+from harness.senders import Senders
 from harness.workload import independent
 
 if TYPE_CHECKING:
@@ -21,9 +21,11 @@ def prepare(rig: "Rig") -> None:
     """Write a checkpoint of STEP's weights, which the engine of this rig starts on instead of the model's own."""
     rig.log.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(rig.enter_context(tempfile.TemporaryDirectory(prefix="fresh-", dir=rig.log.parent)))
-    with holding(rig, "fresh", 0)[0] as sender:
-        sender.call("checkpoint", rig.timeout, step=STEP, folder=str(folder / "checkpoint"), model=rig.loaded.path)
-        sender.close()
+    with Senders(rig) as senders:
+        senders.start("holder")
+        senders.hold()
+        senders.all("checkpoint", step=STEP, folder=str(folder / "checkpoint"), model=rig.loaded.path)
+        senders.end()
     rig.start_on = folder / "checkpoint"
 
 
@@ -36,5 +38,6 @@ def look(rig: "Rig") -> None:
 
 def greedy(rig: "Rig") -> Rollouts:
     """Outputs of a fixed batch, with what the prefix cache holds."""
-    prompts = independent((SEED,), [INPUT] * REQUESTS, [OUTPUT] * REQUESTS, rig.vocabulary)
+    count = min(REQUESTS, rig.vocabulary)  # each begins with a token of its own
+    prompts = independent((SEED,), [INPUT] * count, [OUTPUT] * count, rig.vocabulary)
     return rig.generate(prompts, temperature=0.0, logprobs=True, audited=False)

@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from harness import machine, models
+from harness.adapterlink import AdapterLink
 from harness.audit import Audit
 from harness.client import Worker
+from harness.crew import Crew, Lesson
 from harness.envs import Environment
 from harness.errors import LaunchFailed
 from harness.link import Link
+from harness.ownlink import OwnLink
 from harness.record import Certificate
 from harness.rollouts import Requests, Rollouts
 from harness.sampler import Sampler
 from harness.scenario import Options
+from harness.senders import Senders
 from harness.series import Series
+from harness.worker.transports import OWN_WAYS
 
 GIB = 1 << 30
 MIB_A_GIB = 1024
@@ -30,6 +35,7 @@ PAUSE, SETTLE_ASLEEP = 0.05, 2.0  # seconds between two readings of device memor
 
 class Rig(ExitStack):
     """One launch of one engine. The worker starts at the first use; leaving the context ends it, whatever happened.
+    The first `gpus` that the engine is shown are looked at (0: all).
 
     Calls raise LaunchFailed when the engine dies, refuses or takes longer than `timeout` seconds.
     """
@@ -42,6 +48,7 @@ class Rig(ExitStack):
         log: Path,
         timeout: float,
         tell: Callable[[str], None],
+        gpus: int = 0,
     ) -> None:
         super().__init__()
         self.environment, self.model, self.options = environment, model, options
@@ -53,8 +60,9 @@ class Rig(ExitStack):
         self.start_on: Path | None = None  # a checkpoint in place of the model's weights
         self.fresh: Rollouts | None = None  # what an engine started on it answers (`harness.fresh`)
         self._worker: Worker | None = None
-        self._link: Link | None = None
-        self.baseline_mib = machine.device_memory_mib()  # in use on each GPU before the launch
+        self._link: Any = None  # a Link or an AdapterLink
+        self.gpus = gpus
+        self.baseline_mib = machine.device_memory_mib()[: gpus or None]  # in use on each GPU before the launch
         self.began = time.monotonic()
 
     @property
@@ -68,6 +76,11 @@ class Rig(ExitStack):
         assert self._worker is not None
         return self._worker
 
+    @property
+    def running(self) -> list[Worker]:
+        """The engine, where it was started."""
+        return [self._worker] if self._worker is not None else []
+
     def _start(self) -> None:
         model, env = self.loaded, self.environment
         self.tell(f"waiting for {env.engine} to start")
@@ -75,11 +88,13 @@ class Rig(ExitStack):
         self.facts["model"] = Path(model.path).name
         at, form = (str(self.start_on), "auto") if self.start_on else (model.path, model.load_format)
         self.callback(self._end)
-        self._sampler = self.enter_context(Sampler(self.log.with_suffix(".series.jsonl"), worker.pid))
+        series = self.log.with_suffix(".series.jsonl")
+        self._sampler = self.enter_context(Sampler(series, worker.pid, gpus=self.gpus))
         reply = worker.call(
             "start", self.timeout, model=at, load_format=form,
             options=self.options.of(env.engine), device=env.device,
         )  # fmt: skip
+        worker.look()
         self.flags, self.versions = reply.value["flags"], reply.value["versions"]
         if env.shims:
             self.versions["shims"] = env.shims
@@ -140,14 +155,29 @@ class Rig(ExitStack):
     def link(self, transport: str, how: str, **options: Any) -> Link:
         """Senders of this model's weights, joined to the engine; started at the first use, ended with the launch.
         `options` are those of `Link`."""
+        kind = OwnLink if transport in OWN_WAYS else Link
+        found: Link = self._linked(lambda: kind(self, transport, how, **options))
+        return found
+
+    def crew(self, transport: str, how: str, lesson: Lesson, **options: Any) -> Crew:
+        """A trainer joined to the engine, in the same way."""
+        found: Crew = self._linked(lambda: Crew(self, transport, how, lesson, **options))
+        return found
+
+    def adapter_link(self) -> AdapterLink:
+        """A sender of LoRA adapters, in the same way."""
+        found: AdapterLink = self._linked(lambda: AdapterLink(self))
+        return found
+
+    def _linked(self, make: Callable[[], Senders]) -> Any:
         if self._link is None:
             self.tell("waiting for the senders of weights")
-            self._link = self.enter_context(Link(self, transport, how, **options))
+            self._link = self.enter_context(make())
             self.facts["link"] = self._link.facts
         return self._link
 
     def unlink(self) -> None:
-        """End the sender of weights where there is one; the engine lets go of what was sent."""
+        """End the sender where there is one; the engine lets go of what was sent."""
         if self._link is not None:
             self._link.end()
             self._link.close()

@@ -61,6 +61,14 @@ class Scenario(ABC):
     options: Options = Options()
 
     @property
+    def engines(self) -> tuple[str, ...]:
+        """Those whose own matter this is, which alone are measured; none: it is of every engine."""
+        return ()
+
+    def runs_on(self, engine: str) -> bool:
+        return not self.engines or engine in self.engines
+
+    @property
     def steady(self) -> str:
         return "step_time"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness import client, link, rig
+from harness import client, rig, senders
 from harness.client import Worker
 from harness.envs import find
 from harness.errors import BadOffer, LaunchFailed
@@ -31,7 +31,7 @@ from tests.stubs import DIES, FAILS, GOOD, HANGS, REFUSES
 
 pytestmark = pytest.mark.timeout(60)
 MODEL = "tiny-qwen3"
-SENDER, ENGINE = "sender of weights for fake", "fake"
+SENDER, ENGINE = "holder of weights for fake", "fake"
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
     workers, rigs = list[Worker](), list[Rig]()
     monkeypatch.setattr(rig, "Worker", stub)
-    monkeypatch.setattr(link, "Worker", stub)
+    monkeypatch.setattr(senders, "Worker", stub)
     yield start
     for each in rigs:
         each.close()
@@ -117,7 +117,7 @@ def test_one_that_is_late_ends_all(launch: Callable[..., Rig]) -> None:
     rig = launch(weights=HANGS)
     rig.timeout = 3
     with Link(rig, "gloo", "copies") as link:
-        with pytest.raises(LaunchFailed, match=r"fake: no answer to weights within 3 s; ended with it: sender of"):
+        with pytest.raises(LaunchFailed, match=r"fake: no answer to weights within 3 s; ended with it: holder of"):
             link.sync()
         assert ended(link) == [True, True]
 
@@ -178,13 +178,13 @@ def test_a_link_refuses_other_tensors_and_shards_before_the_engine_is_asked(
     launch: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = launch(weights=DIES, at="open")
-    real, others = link.holding, iter([TENSORS, TENSORS[:1]])
+    real, others = Link.hold, iter([TENSORS, TENSORS[:1]])
 
-    def held(*arguments: Any) -> Any:
-        sender, found = real(*arguments)
-        return sender, found | {"slots": [[name, shape, 0, 0] for name, shape in next(others)]}
+    def held(*arguments: Any, **more: Any) -> Any:
+        found = real(*arguments, **more)
+        return [one | {"slots": [[name, shape, 0, 0] for name, shape in next(others)]} for one in found]
 
-    monkeypatch.setattr(link, "holding", held)
+    monkeypatch.setattr(Link, "hold", held)
     with pytest.raises(BadOffer, match="hold not all the same tensors"):
         Link(rig, "shm", "copies", senders=2)
     others = iter([TENSORS])

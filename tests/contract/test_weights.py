@@ -58,6 +58,12 @@ def test_shares_of_two_senders_make_the_whole(rig: Rig) -> None:
     assert proof.ok, proof
 
 
+def test_what_is_held_on_the_host_is_shared_as_it_is(rig: Rig) -> None:
+    with Link(rig, "shm", "copies", on_host=True) as link:
+        proof = prove(link, 9)
+    assert proof.ok, proof
+
+
 def test_a_sync_that_moves_nothing_is_no_sync(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     with Link(rig, "shm", "loader") as link:
         monkeypatch.setattr(link, "sync", rig.flush)
@@ -80,6 +86,19 @@ def test_copies_that_changed_places_are_noticed(rig: Rig) -> None:
         proof = prove(link, 5)
     assert proof.ok is False
     assert "not what the engine's loader makes of them" in proof.reason
+
+
+def test_a_plan_is_replayed_only_where_it_does_what_the_loader_does(rig: Rig) -> None:
+    with Link(rig, "shm", "auto") as link:
+        if not link.facts["plan"][0]["copies"]:
+            assert link.how == "loader"
+            return
+        assert link.how in ("copies", "graph")
+        assert prove(link, 10).ok
+        link.ask(do="swap")
+        link.choose()
+        assert link.how == "loader"
+        assert prove(link, 11).ok
 
 
 def test_outputs_follow_the_weights_back_and_forth(rig: Rig) -> None:
