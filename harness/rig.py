@@ -89,7 +89,8 @@ class Rig(ExitStack):
         at, form = (str(self.start_on), "auto") if self.start_on else (model.path, model.load_format)
         self.callback(self._end)
         series = self.log.with_suffix(".series.jsonl")
-        self._sampler = self.enter_context(Sampler(series, worker.pid, gpus=self.gpus))
+        gpus = len(machine.gpu_names()[: self.gpus or None])
+        self._sampler = self.enter_context(Sampler(series, worker.pid, gpus=gpus))
         reply = worker.call(
             "start", self.timeout, model=at, load_format=form,
             options=self.options.of(env.engine), device=env.device,

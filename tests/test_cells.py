@@ -71,7 +71,7 @@ def test_records_of_two_runs_are_judged_only_when_asked() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"params": {"model": "tiny-qwen3", "requests": 32}}, "params.requests was 16, now 32"),
+        ({"params": {"model": "tiny-qwen3", "prompts": 32}}, "params.prompts was 16, now 32"),
         ({"options": {"dtype": "bfloat16", "native": {}}}, "options.dtype was 'float32', now 'bfloat16'"),
         ({"lane": "carried"}, "lane was 'cpu', now 'carried'"),
     ],
