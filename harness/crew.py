@@ -18,7 +18,7 @@ Figures = dict[str, float]
 class Lesson:
     """What is learnt, and how. `changes`: of the algorithm's fields, with `kl`, its coefficient; `settings`: of
     `trainers.settings.Settings`, with `rate` (of learning), `betas` and `lora` (an adapter's rank); `options`: of the
-    task's fields; `warm_up`: `steps` and `prompts` of supervised learning beforehand, none where empty."""
+    task's fields; `warm_up`: `steps`, `prompts` and `rate` of supervised learning beforehand, none where empty."""
 
     algorithm: str = "grpo"
     task: str = "copying"
@@ -48,7 +48,7 @@ class Crew(Link):
         }  # fmt: skip
         for rank, (sender, device) in enumerate(zip(self.senders, self.devices, strict=True)):
             sender.post("hold", rank=rank, device=device, **shared)
-        return [sender.answer("hold", self.rig.timeout).value for sender in self.senders]
+        return [reply.value for reply in self.answers("hold")]
 
     def answer(
         self, step: int, requests: Requests | None, temperature: float, between: Callable[[], object] = lambda: None
@@ -87,7 +87,7 @@ class Crew(Link):
         """Ask every rank, each with a path of its own."""
         for rank, sender in enumerate(self.senders):
             sender.post(call, **args(str(self._path(rank))))
-        return [sender.answer(call, self.rig.timeout).value for sender in self.senders]
+        return [reply.value for reply in self.answers(call)]
 
     def post_learn(self, step: int) -> None:
         """Have a step learnt; `learnt` waits for it."""
@@ -96,7 +96,7 @@ class Crew(Link):
 
     def learnt(self) -> Figures:
         """What came of it: the largest of the ranks' seconds and bytes, the rest as the first rank says."""
-        return _joined([sender.answer("learn", self.rig.timeout).value for sender in self.senders])
+        return _joined([reply.value for reply in self.answers("learn")])
 
     def score(self, step: int) -> float:
         return float(self.all("score", step=step)[0].value)

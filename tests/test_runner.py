@@ -110,7 +110,11 @@ def test_a_warm_cache_turns_its_certificate_red(tmp_path: Path) -> None:
 def test_engine_that_dies_in_the_middle_costs_only_its_launch(tmp_path: Path) -> None:
     written, failed, said = run(tmp_path, case(die_at_answer=13), launches=2)
     assert (written, failed) == ([], 2)
-    assert any("told to die now" in line for line in said)
+    first, second = [line for line in said if "failed" in line]
+    for line in (first, second):
+        assert "\n" not in line
+        assert ": fake: died in generate (exit status 9) (log: " in line
+        assert "told to die now" in Path(line.partition("(log: ")[2].rstrip(")")).read_text()
 
 
 def test_engine_that_dies_once_leaves_the_record_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
