@@ -32,7 +32,10 @@ class Link(Senders):
     what the loader does. Several senders share the rows of each tensor. `colocated`: they are on the engine's GPUs,
     else on those behind them; `on_host`: they hold the weights in host memory. `bucket`: MiB sent at once, where a
     transport does not offer the whole buffer. `merged_rank`: of an adapter that the sender trains and merges into its
-    weights (0: none). `patience`: seconds that a broadcast waits for the other side."""
+    weights (0: none). `patience`: seconds that a broadcast waits for the other side.
+
+    Raises BadOffer where what is offered does not fit: the engine goes on. Whatever else goes wrong, in a sender or in
+    the engine, ends all of them (LaunchFailed): the engine never serves weights of which nobody knows what they are."""
 
     module = "holder"  # of harness.worker, that the senders run
 
@@ -58,8 +61,8 @@ class Link(Senders):
     def _hold(self, **more: Any) -> None:
         """Give the senders weights that are not the engine's."""
         held = self.hold(**more)
-        fit(self.rig.model, held)
         self.slots, self.dtype, self.bytes = held[0]["slots"], held[0]["dtype"], int(held[0]["bytes"])
+        fit(self.rig.model, held)
         self.facts |= {"bytes": self.bytes, "sender_bytes": [one["buffer"] for one in held]}
         self.facts |= {"base_bytes": held[0]["base"]} if self.merged_rank else {}
         self.update(0)
@@ -69,8 +72,10 @@ class Link(Senders):
         self.addresses = self._offered()
         if not self.together:
             self.all("send", transport=self.transport)
-        offered = {"transport": self.transport, "addresses": self.addresses, "slots": self.slots, "dtype": self.dtype}
-        self.facts |= {"plan": self.ask(do="open", **offered), "path": self.transport}
+        opened = self.ask(
+            do="open", transport=self.transport, addresses=self.addresses, slots=self.slots, dtype=self.dtype
+        )  # fmt: skip
+        self.facts |= {"plan": opened, "path": self.transport}
         self._measure_floors()
         if self.how == "auto":
             self.choose()
@@ -96,8 +101,8 @@ class Link(Senders):
         parent = self.rig.log.parent if getattr(self.way, "ON_DISK", False) else self.rig.worker.folder
         folder = self.enter_context(tempfile.TemporaryDirectory(prefix="weights-", dir=parent))
         offer = {"model": models.find(self.rig.model).path, "receivers": self.ranks, "bucket": self.bucket}
-        offer |= {"transport": self.transport, "folder": folder, "patience": self.patience}
-        return [reply.value for reply in self.all("offer", **offer)]
+        offer |= {"patience": self.patience}
+        return [reply.value for reply in self.all("offer", transport=self.transport, folder=folder, **offer)]
 
     def _measure_floors(self, place: str = "") -> None:
         """What no sync goes below. `place`: where all weights lie, when no plan knows."""
@@ -129,7 +134,7 @@ class Link(Senders):
         for sender in self.senders if self.together else ():
             sender.post("send", transport=self.transport)
         reply = self.rig.worker.call(call, self.rig.timeout, watch=self.senders, **args)
-        sent = [each.seconds for each in self.answers("send")] if self.together else []
+        sent = [answer.seconds for answer in self.answers("send")] if self.together else []
         return Reply(reply.value, max([reply.seconds, *sent]))
 
     def sync(self) -> dict[str, float]:

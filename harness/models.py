@@ -111,9 +111,9 @@ def _weights(shape: Shape, random: np.random.Generator) -> Iterator[tuple[str, n
         if name.endswith("norm.weight"):
             yield name, np.ones(size, np.float32)
         elif name.endswith(".bias"):
-            yield name, ((0.0 if shape.initial else 0.1) * random.standard_normal(size)).astype(np.float32)
+            yield name, (0.1 * random.standard_normal(size)).astype(np.float32)
         else:
-            scale = shape.initial or (1.0 if name == "model.embed_tokens.weight" else 1 / math.sqrt(size[1]))
+            scale = 1.0 if name == "model.embed_tokens.weight" else 1 / math.sqrt(size[1])
             yield name, (scale * random.standard_normal(size)).astype(np.float32)
 
 

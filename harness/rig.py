@@ -78,8 +78,8 @@ class Rig(ExitStack):
 
     @property
     def running(self) -> list[Worker]:
-        """The engine, where it was started."""
-        return [self._worker] if self._worker is not None else []
+        """The engine, once it was started."""
+        return [self._worker] if self._worker else []
 
     def _start(self) -> None:
         model, env = self.loaded, self.environment

@@ -9,13 +9,12 @@ from harness.client import Reply, Worker
 if TYPE_CHECKING:
     from harness.rig import Rig
 
+NAMES = {"holder": "sender of weights", "adapter": "sender of adapters", "training": "trainer"}  # by module
+
 
 class Senders(ExitStack):
     """`senders`, workers of a module of `harness.worker`, on `devices`; what they send takes `bytes`, and no sync of it
-    goes below `floor` seconds. `facts` go into the record.
-
-    Calls raise BadOffer where what is offered does not fit: the engine goes on. Whatever else goes wrong, in a sender
-    or in the engine, ends all of them (LaunchFailed): no engine serves weights of which nobody knows what they are."""
+    goes below `floor` seconds. `facts` go into the record."""
 
     bytes: int
     floor: float
@@ -31,7 +30,7 @@ class Senders(ExitStack):
         rig, env = self.rig, self.rig.environment
         for number in range(count):
             log = rig.log.with_suffix(f".{module}{number}.log")
-            name, variables = f"{module} of weights for {env.engine}", rig.variables(local=True)
+            name, variables = f"{NAMES[module]} for {env.engine}", rig.variables(local=True)
             sender = Worker(name, env.python, log, variables, env.paths, f"harness.worker.{module}")
             self.senders.append(self.enter_context(sender))
             self.devices.append(env.device if env.device == "cpu" else f"cuda:{first + number}")
@@ -51,7 +50,7 @@ class Senders(ExitStack):
         return self.answers(name)
 
     def answers(self, name: str) -> list[Reply]:
-        """What came of what all were asked; the first that fails ends them all, and the engine."""
+        """Theirs to what was posted last; one of them that fails, or the engine, ends them all."""
         everyone = [*self.senders, *self.rig.running]
         return [sender.answer(name, self.rig.timeout, everyone) for sender in self.senders]
 

@@ -63,4 +63,4 @@ class Engine:
 
 
 if __name__ == "__main__":
-    serve((Sender if sys.argv[1].startswith("holder") else Engine)(), int(sys.argv[2]), int(sys.argv[3]))
+    serve((Sender if sys.argv[1].startswith("sender") else Engine)(), int(sys.argv[2]), int(sys.argv[3]))

@@ -31,7 +31,7 @@ from tests.stubs import DIES, FAILS, GOOD, HANGS, REFUSES
 
 pytestmark = pytest.mark.timeout(60)
 MODEL = "tiny-qwen3"
-SENDER, ENGINE = "holder of weights for fake", "fake"
+SENDER, ENGINE = "sender of weights for fake", "fake"
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_one_that_is_late_ends_all(launch: Callable[..., Rig]) -> None:
     rig = launch(weights=HANGS)
     rig.timeout = 3
     with Link(rig, "gloo", "copies") as link:
-        with pytest.raises(LaunchFailed, match=r"fake: no answer to weights within 3 s; ended with it: holder of"):
+        with pytest.raises(LaunchFailed, match=r"fake: no answer to weights within 3 s; ended with it: sender of"):
             link.sync()
         assert ended(link) == [True, True]
 
@@ -180,9 +180,8 @@ def test_a_link_refuses_other_tensors_and_shards_before_the_engine_is_asked(
     rig = launch(weights=DIES, at="open")
     real, others = Link.hold, iter([TENSORS, TENSORS[:1]])
 
-    def held(*arguments: Any, **more: Any) -> Any:
-        found = real(*arguments, **more)
-        return [one | {"slots": [[name, shape, 0, 0] for name, shape in next(others)]} for one in found]
+    def held(link: Link, **more: Any) -> Any:
+        return [one | {"slots": [[name, shape, 0, 0] for name, shape in next(others)]} for one in real(link, **more)]
 
     monkeypatch.setattr(Link, "hold", held)
     with pytest.raises(BadOffer, match="hold not all the same tensors"):

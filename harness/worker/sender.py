@@ -27,8 +27,10 @@ class Sender:
     def held(self) -> dict[str, Any]:
         """What the other side must know: slots as lists, bytes of all weights, and of the buffer here."""
         slots = [[slot.name, list(slot.shape), slot.offset, slot.bytes] for slot in self.slots]
-        dtype, size = str(self.dtype).removeprefix("torch."), sum(slot.bytes for slot in self.slots)
-        return {"slots": slots, "dtype": dtype, "bytes": size, "buffer": self.buffer.numel()}
+        return {
+            "slots": slots, "dtype": str(self.dtype).removeprefix("torch."), "buffer": self.buffer.numel(),
+            "bytes": sum(slot.bytes for slot in self.slots),
+        }  # fmt: skip
 
     def sent(self) -> int:
         """A hash of the weights."""

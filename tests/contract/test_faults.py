@@ -125,12 +125,20 @@ def test_what_does_not_fit_leaves_the_engine_as_it_was(launch: Callable[..., Rig
 
 
 def test_other_tensors_are_refused(launch: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch) -> None:
-    rig = launch()
-    before, tensors = outputs(rig), models.tensors_of(rig.model)
-    (name, shape), *rest = tensors
-    asked = iter([[(f"{name}s", shape), *rest], tensors])  # the senders', then the model's
-    monkeypatch.setattr(models, "tensors_of", lambda model: next(asked))
-    says = rf"the model has no tensor {name}s \(did you mean {name}\?\) \(and 1 more\): offer the"
+    real, rig = Link.hold, launch()
+    tensors = models.tensors_of(rig.model)
+
+    def held(*arguments: Any, **more: Any) -> Any:
+        (name, shape), *rest = tensors
+        monkeypatch.setattr(models, "tensors_of", lambda model: [(f"{name}s", shape), *rest])
+        try:
+            return real(*arguments, **more)
+        finally:
+            monkeypatch.setattr(models, "tensors_of", lambda model: tensors)
+
+    before = outputs(rig)
+    monkeypatch.setattr(Link, "hold", held)
+    says = rf"the model has no tensor {tensors[0][0]}s \(did you mean {tensors[0][0]}\?\) \(and 1 more\): offer the"
     with pytest.raises(BadOffer, match=says):
         Link(rig, "shm", "copies")
     assert same(outputs(rig), before)
@@ -165,7 +173,7 @@ def test_a_sender_that_dies_when_half_is_there(launch: Callable[..., Rig]) -> No
         found.sync()
         os.kill(found.senders[1].pid, signal.SIGSTOP)
         threading.Timer(1.0, os.kill, (found.senders[1].pid, signal.SIGKILL)).start()
-        failed(rig, found, r"^holder of weights for \w+: died in send \(exit status -9\); ended with it: ")
+        failed(rig, found, r"^sender of weights for \w+: died in send \(exit status -9\); ended with it: ")
 
 
 def test_a_model_process_that_dies_in_a_sync(launch: Callable[..., Rig]) -> None:
@@ -180,7 +188,7 @@ def test_a_model_process_that_dies_in_a_sync(launch: Callable[..., Rig]) -> None
         os.kill(found.senders[0].pid, signal.SIGSTOP)
         threading.Timer(1.0, holds.kill).start()
         failed(
-            rig, found, rf"^{rig.worker.engine}: (died in weights|weights failed: ).*ended with it: holder of weights"
+            rig, found, rf"^{rig.worker.engine}: (died in weights|weights failed: ).*ended with it: sender of weights"
         )
 
 
