@@ -95,11 +95,12 @@ def speed(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Format, lint, types; those of trainers/ in the vLLM environment, which has torch."""
+    """Format, lint, types (those of trainers/ in the vLLM environment, which has torch), the tracked report."""
     light(session, "dev")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("mypy", "-p", "harness", "-p", "benchmarks")
+    session.run("rollbench", "report", "--check")
     with_torch = str(session.run("rollbench", "env", "vllm", silent=True)).splitlines()[-1]
     session.run("mypy", "-p", "trainers", "--python-executable", with_torch)
 

@@ -172,7 +172,7 @@ class RLStep(Scenario):
 
 WORDS = {"shortest": 2, "longest": 4}
 SMALL = {"rate": 1e-3, "budget": 4096}
-START = {"steps": 60, "prompts": 64}
+START = {"steps": 60, "prompts": 64, "rate": 1e-3}
 TINY = RLStep(
     model="tiny-rl", options=replace(CPU, max_running=512, kv_tokens=20_000), transport="shm", sleeps=False,
     lesson=Lesson(settings=SMALL, options=WORDS, changes={"kl": 0.0}, warm_up=START),

@@ -9,6 +9,9 @@ from asv.environment import Environment
 from asv.machine import Machine, MachineCollection
 from asv.util import UserError
 
+from harness import asv_history
+from harness.paths import PROJECT
+
 
 def make_known() -> None:
     """What `asv machine --yes` does: asv asks about a machine that it has not met, and a first `asv continuous` would
@@ -20,7 +23,11 @@ def make_known() -> None:
         MachineCollection.save(name, Machine.get_defaults())
 
 
-make_known()
+def setup() -> None:
+    """asv calls this when it loads the plugin. `asv publish` is given the tracked records too."""
+    make_known()
+    if "publish" in sys.argv[1:]:
+        asv_history.write(PROJECT / "results", PROJECT / ".asv" / "results")
 
 
 class Ready(Environment):  # type: ignore[misc]

@@ -25,6 +25,7 @@ from harness import (
     machine,
     models,
     plan,
+    report_commands,
     runner,
     scenario,
     selfcheck,
@@ -49,6 +50,7 @@ Results = Annotated[Path | None, typer.Option("--results", help="Folder of the r
 BOTH = ("sglang", "vllm")
 gate_commands.add(app)
 history_commands.add(app)
+report_commands.add(app)
 
 
 @app.command("list")

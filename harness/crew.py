@@ -18,7 +18,7 @@ Figures = dict[str, float]
 class Lesson:
     """What is learnt, and how. `changes`: of the algorithm's fields, with `kl`, its coefficient; `settings`: of
     `trainers.settings.Settings`, with `rate` (of learning), `betas` and `lora` (an adapter's rank); `options`: of the
-    task's fields; `warm_up`: `steps` and `prompts` of supervised learning beforehand, none where empty."""
+    task's fields; `warm_up`: `steps`, `prompts` and `rate` of supervised learning beforehand, none where empty."""
 
     algorithm: str = "grpo"
     task: str = "copying"

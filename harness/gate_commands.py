@@ -161,7 +161,7 @@ class Asked:
             rows = session.trusted(rows, controls)
         old, new = (verdicts.label(name, *side.commits) for name, side in zip((base, head), sides, strict=True))
         notes = [f"skipped {reason}" for side in sides for reason in side.skipped]
-        notes += [SHARED] if self.shared else []
+        notes += cells.upgrades(*sides) + ([SHARED] if self.shared else [])
         return Report(old, new, rows, self.looks, lambda case, engine: self._again(base, head, case, engine, True),
                       controls, notes)  # fmt: skip
 
@@ -174,9 +174,11 @@ class Asked:
                           tell, say, control, resume, self.shared)  # fmt: skip
         rows = running.run()
         old, new = (verdicts.label(tree.name, tree.commit) for tree in trees)
-        notes = [f"records and logs: {folder}", *([SHARED] if self.shared else [])]
+        notes = cells.upgrades(running.side(session.BASE), running.side(session.HEAD))
+        notes += [f"records and logs: {folder}", *([SHARED] if self.shared else [])]
+        asked = [tree.name if Path(tree.name).is_dir() else tree.commit.id[:12] for tree in trees]
         return Report(old, new, rows, self.looks,
-                      lambda case, engine: self._again(trees[0].name, trees[1].name, case, engine, False),
+                      lambda case, engine: self._again(asked[0], asked[1], case, engine, False),
                       running.controls, notes)  # fmt: skip
 
     def _blocking(self, found: Sequence[Cell]) -> list[Cell]:

@@ -172,3 +172,10 @@ def test_a_side_without_records_is_a_mistake(tmp_path: Path, arguments: dict[str
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=words):
         cells.read(path, engines=arguments.get("engines", ()))
+
+
+def test_a_version_bump_is_told() -> None:
+    base, head = side(record()), side(record(versions={"torch": "2.14.0", "vllm": "0.33.0"}))
+    assert cells.upgrades(base, head) == ["vllm: its environment differs (torch 2.13.0 to 2.14.0, vllm none to 0.33.0)"]
+    assert cells.upgrades(base, side(record(lock_hash="other")))[0].endswith("(another lock, the same versions)")
+    assert cells.upgrades(base, base) == []

@@ -159,6 +159,7 @@ def test_show_and_list_and_doctor(results: Path) -> None:
         "",
         "run",
         "compare",
+        "report",
         "show",
         "list",
         "options",

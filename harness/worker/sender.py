@@ -47,7 +47,7 @@ class Sender:
         module = transports.load(transport)
         try:
             offered = module.offer(self.buffer, self.slots, self.dtype, folder)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (MemoryError, OSError, RuntimeError, ValueError) as error:
             raise Unfit(f"{transport} cannot send these weights: {error}") from error
         address: dict[str, Any] = offered | {
             "model": model,

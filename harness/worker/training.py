@@ -64,9 +64,13 @@ class Training(Sender):
             self.imitate(**warm_up)
         return self.held()
 
-    def imitate(self, steps: int, prompts: int) -> None:
-        """A supervised warm-up: some steps towards right answers, so that a random model begins with more than noise;
-        the model that comes of it is the reference."""
+    def imitate(self, steps: int, prompts: int, rate: float) -> None:
+        """A supervised warm-up: some steps of that rate towards right answers, so that a random model begins with more
+        than noise; the model that comes of it is the reference."""
+        groups = self.trainer.policy.optimiser.adam.param_groups
+        before = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] = rate
         for step in range(steps):
             talks = Talks(self.task, self.codec, self.task.examples(prompts, -1 - step), 1, 0, 0, step)
             for talk in talks.talks:
@@ -76,6 +80,8 @@ class Training(Sender):
                 talk.ended = True
             talks.limit = max(len(talk.ids) for talk in talks.talks)
             self.trainer.imitate(talks.batch())
+        for group, learning in zip(groups, before, strict=True):
+            group["lr"] = learning
         if not self.trainer.settings.lora:
             self.trainer.anchor()
 

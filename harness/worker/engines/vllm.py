@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import math
 import os
+import threading
 import time
 from functools import partial
 from typing import Any
@@ -29,6 +30,7 @@ BACKENDS = {  # of vLLM's own weight transfer: what it needs besides
     "ipc": {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"},  # handles come pickled, from the sender of the same launch
 }
 
+LOOK, LAST_WORDS = 0.5, 1.0  # seconds: between two looks at vLLM's core, and for errors to go out when it has died
 ADAPTER = 1  # the number of the only adapter
 LEVELS = {(None, None): 0, ("backed_up", "discarded"): 1, ("discarded", "discarded"): 2}  # by weights and cache
 TAGS = ("weights", "kv_cache")  # CUDA graphs, where they were released, come back with either
@@ -39,6 +41,7 @@ class VLLM:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.numbers = itertools.count()
+        self.closed = threading.Event()
         self.llm: Any = None
         self.adapter: Options = {}  # what a request says of it
 
@@ -76,6 +79,7 @@ class VLLM:
 
             self.llm = self.loop.run_until_complete(make())
             self.config = self.llm.vllm_config
+            threading.Thread(target=self._end_with_core, daemon=True).start()
         else:
             self.llm = InProcess(lambda: LLMEngine.from_engine_args(arguments), self.loop)
             self.config = self.llm.engine.vllm_config
@@ -86,6 +90,14 @@ class VLLM:
         resolved = self._resolved(flags, self.config)
         resolved |= attention
         return resolved
+
+    def _end_with_core(self) -> None:
+        """vLLM never answers a call during which its core dies: end this process, as SGLang does, behind a moment for
+        what does have an answer."""
+        while not self.closed.wait(LOOK):
+            if self.llm.errored and not self.closed.wait(LAST_WORDS):
+                print("vLLM's engine core has died", flush=True)
+                os._exit(1)
 
     def _resolved(self, asked: Options, config: Any) -> Options:
         graphs = config.compilation_config
@@ -218,6 +230,7 @@ class VLLM:
             raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
 
     def close(self) -> None:
+        self.closed.set()
         if self.llm is not None and self.apart:
             self.llm.shutdown()
         elif self.llm is not None:
