@@ -53,7 +53,7 @@ class Trainer:
 
     def _load(self) -> Any:
         """A model as it is on the disk; where it is to be is the learner's work."""
-        way = self.settings.attention
+        way = self.settings.attention or ("" if self.passes.pack else "sdpa")
         return model.load(self.path, self.dtype, self.device, seed=self.settings.seed, attention_by=way, keep=True)
 
     def _speed(self, hf: Any) -> None:
