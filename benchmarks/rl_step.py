@@ -57,7 +57,8 @@ class RLStep(Scenario):
     def __post_init__(self) -> None:
         if self.lag and self.sleeps:
             raise ValueError("an engine that answers while the trainer learns cannot sleep: lag 1 needs sleeps=False")
-        object.__setattr__(self, "options", replace(self.options, sleep=self.sleeps))
+        rank = 0 if self.lesson.settings.get("merged", True) else self.lesson.settings["lora"]
+        object.__setattr__(self, "options", replace(self.options, sleep=self.sleeps, lora_rank=rank))
 
     def crew(self, rig: "Rig") -> Crew:
         """The trainer; when it joins its weights go in, so that both begin alike."""
@@ -151,7 +152,22 @@ class RLStep(Scenario):
         if self.lesson.settings.get("rate") == 0:
             found["still"] = self._still(rig)
         rig.facts.pop("before")
-        return found | {"proof": prove(crew, fresh.STEP)}
+        return found | {"proof": self._agree(crew) if self.options.lora_rank else prove(crew, fresh.STEP)}
+
+    def _agree(self, crew: Crew) -> Certificate:
+        """An adapter's proof: a change of it moves the engine away from the trainer until it is synced."""
+        apart, allowed = Figures(), MISMATCH[self.options.dtype]
+        crew.update(fresh.STEP)
+        for number, when in enumerate(("before", "behind")):
+            if when == "behind":
+                crew.sync()
+            crew.answer(HELD_OUT + 1 + number, self._begun(crew, HELD_OUT + 1 + number, samples=1), 1.0)
+            apart[when] = crew.agree(HELD_OUT + 1 + number)["mean"]
+        reason = (
+            "log-probabilities {before:.1e} nats apart before the sync of a changed adapter, {behind:.1e} behind it"
+        )
+        ok = apart["behind"] <= allowed < apart["before"]
+        return Certificate(ok=ok, figure=apart["behind"], reason=reason.format(**apart))
 
     def _mismatch(self, means: list[float]) -> Certificate:
         """Whether engine and trainer agree, at the end as at the beginning."""
@@ -199,6 +215,7 @@ CASES = {
     f"tiny-{name}": learning(TINY, algorithm=name) for name in ALGORITHMS
 } | {
     "tiny-grpo-lora": learning(TINY, settings=SMALL | {"lora": 8}),
+    "tiny-grpo-adapter": learning(TINY, settings=SMALL | {"lora": 8, "merged": False}),
     "tiny-grpo-off": replace(TINY, lag=1),
     "tiny-grpo-ranks": replace(TINY, ranks=2),
     **{f"tiny-{name}-learns": replace(learning(TINY, algorithm=name), goal=0.9, steps=70) for name in LEARN},
@@ -210,6 +227,7 @@ CASES = {
     for name in ALGORITHMS
 } | {
     "0.5B-grpo-lora": learning(B05, settings=LARGE | {"rate": 1e-5, "lora": 32}),
+    "0.5B-grpo-adapter": learning(B05, settings=LARGE | {"rate": 1e-5, "lora": 32, "merged": False}),
     "0.5B-grpo-awake": replace(B05, sleeps=False),
     "0.5B-grpo-apart": APART,
     "0.5B-grpo-apart-off": replace(APART, lag=1),

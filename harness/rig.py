@@ -12,7 +12,7 @@ from harness import machine, models
 from harness.adapterlink import AdapterLink
 from harness.audit import Audit
 from harness.client import Worker
-from harness.crew import Crew, Lesson
+from harness.crew import AdapterCrew, Crew, Lesson
 from harness.envs import Environment
 from harness.errors import LaunchFailed
 from harness.link import Link
@@ -162,7 +162,8 @@ class Rig(ExitStack):
 
     def crew(self, transport: str, how: str, lesson: Lesson, **options: Any) -> Crew:
         """A trainer joined to the engine, in the same way."""
-        found: Crew = self._linked(lambda: Crew(self, transport, how, lesson, **options))
+        kind = Crew if lesson.settings.get("merged", True) else AdapterCrew
+        found: Crew = self._linked(lambda: kind(self, transport, how, lesson, **options))
         return found
 
     def adapter_link(self) -> AdapterLink:
