@@ -145,7 +145,8 @@ class Rig(ExitStack):
         self.worker.must_live("generate")
         into, back = self.worker.folder / "requests", self.worker.folder / "rollouts"
         reply = self.worker.call(
-            "generate", self.timeout, requests=str(into), layout=requests.save(into), rollouts=str(back),
+            "generate", self.timeout, self._link.senders if self._link is not None else (),
+            requests=str(into), layout=requests.save(into), rollouts=str(back),
             concurrency=concurrency, sampling={"temperature": temperature, "logprobs": logprobs, "stream": stream},
         )  # fmt: skip
         out = Rollouts.load(back, reply.value)
