@@ -1,6 +1,7 @@
 """Sessions only; what they do is in the package. `nox -s bench-sglang bench-vllm` is the main job."""
 
 import os
+import pathlib
 import shutil
 
 import nox
@@ -86,6 +87,32 @@ def trainers(session: nox.Session) -> None:
     session.run_install("uv", "pip", "sync", "--quiet", "--require-hashes", *source, lock)
     session.install("--quiet", "--no-deps", "--editable", ".")
     session.run("pytest", "tests/trainers", "-n", "auto", *session.posargs)
+
+
+@nox.session
+def speed(session: nox.Session) -> None:
+    """Time the harness's own hot paths against the base that this machine has stored; the first run stores it.
+
+    A base is of one machine: `rm -r .rollbench/speed` forgets it. It fails where a median is half as long again.
+    """
+    light(session, "dev")
+    kept = pathlib.Path(".rollbench/speed")
+    against = ["--benchmark-compare", "--benchmark-compare-fail=median:50%"]
+    how = against if any(kept.rglob("*.json")) else ["--benchmark-save=base"]
+    session.run(
+        "pytest", "tests/speed", "--override-ini=addopts=-q", "--benchmark-only", "--benchmark-warmup=on",
+        f"--benchmark-storage=file://{kept}", *how, *session.posargs,
+    )  # fmt: skip
+
+
+@nox.session
+def learning(session: nox.Session) -> None:
+    """Learning curves of every algorithm on both engines, into docs/: an hour."""
+    light(session)
+    for engine in ENGINES:
+        session.run("rollbench", "env", engine)
+        session.run("python", "-m", "tests.learning", engine)
+    session.run("python", "-m", "tests.learning")
 
 
 @nox.session

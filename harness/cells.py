@@ -85,6 +85,19 @@ def _failures(path: Path) -> list[Failure]:
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
 
 
+def upgrades(base: Side, head: Side) -> list[str]:
+    """What differs besides the code: engines whose environments are of another lock, and the versions that changed."""
+    found = dict[str, None]()
+    for key in sorted(base.records.keys() & head.records.keys()):
+        before, after = base.records[key], head.records[key]
+        names = sorted({*before.versions, *after.versions})
+        changed = [(name, *(r.versions.get(name, "none") for r in (before, after))) for name in names]
+        told = ", ".join(f"{name} {old} to {new}" for name, old, new in changed if old != new)
+        if told or before.lock_hash != after.lock_hash:
+            found[f"{after.engine}: its environment differs ({told or 'another lock, the same versions'})"] = None
+    return list(found)
+
+
 def cells(base: Side, head: Side, apart: bool = False, shared: bool = False) -> list[Cell]:
     """Every metric of every case and engine. Sides that were not measured together are judged only with `apart`;
     `shared` counts launches that others on the machine spoilt.
@@ -158,12 +171,8 @@ class _Case:
         """Why the figures do not count: launches that failed, certificates that did not hold."""
         if failed := [launch for launch in after.launches if launch.error] + list(self.head.failures.get(self.key, ())):
             return f"{len(failed)} launch(es) failed on head: {_error(self.head, self.key)}"
-        for name, record in (("base", before), ("head", after)):
-            for launch in record.good:
-                for certificate, held in launch.certificates.items():
-                    if held.ok is False and certificate not in OF_THE_MACHINE:
-                        return f"{name}: launch {launch.order}, {certificate}: {held.reason}"
-        return ""
+        told = ((name, untrue(record)) for name, record in (("base", before), ("head", after)))
+        return next((f"{name}: {why}" for name, why in told if why), "")
 
     def _cell(
         self, metric: Metric, base: Mapping[int, Launch], head: Mapping[int, Launch], together: bool
@@ -207,6 +216,15 @@ class _Case:
 def _launches(record: Record, shared: bool) -> dict[int, Launch]:
     """Good launches by pair, without those that the machine spoilt."""
     return {launch.pair: launch for launch in record.good if shared or not spoilt(launch)}
+
+
+def untrue(record: Record) -> str:
+    """The first certificate that did not hold and that is no fault of the machine."""
+    for launch in record.good:
+        for name, held in launch.certificates.items():
+            if held.ok is False and name not in OF_THE_MACHINE:
+                return f"launch {launch.order}, {name}: {held.reason}"
+    return ""
 
 
 def spoilt(launch: Launch) -> str:

@@ -17,8 +17,9 @@ Figures = dict[str, float]
 @dataclass(frozen=True)
 class Lesson:
     """What is learnt, and how. `changes`: of the algorithm's fields, with `kl`, its coefficient; `settings`: of
-    `trainers.settings.Settings`, with `rate` (of learning), `betas` and `lora` (an adapter's rank); `options`: of the
-    task's fields; `warm_up`: `steps` and `prompts` of supervised learning beforehand, none where empty."""
+    `trainers.settings.Settings`, with `rate` (of learning), `betas`, `lora` (an adapter's rank) and `merged` (False:
+    the engine gets the adapter alone); `options`: of the task's fields; `warm_up`: `steps`, `prompts` and `rate` of
+    supervised learning beforehand, none where empty."""
 
     algorithm: str = "grpo"
     task: str = "copying"
@@ -47,8 +48,8 @@ class Crew(Link):
             "dtype": self.rig.options.dtype, "meeting": str(meeting),
         }  # fmt: skip
         for rank, (sender, device) in enumerate(zip(self.senders, self.devices, strict=True)):
-            sender.post("hold", rank=rank, device=device, **shared)
-        return [sender.answer("hold", self.rig.timeout).value for sender in self.senders]
+            sender.post("hold", self.everyone, rank=rank, device=device, **shared)
+        return [reply.value for reply in self.answers("hold")]
 
     def answer(
         self, step: int, requests: Requests | None, temperature: float, between: Callable[[], object] = lambda: None
@@ -86,17 +87,21 @@ class Crew(Link):
     def _each(self, args: Any, call: str) -> list[Any]:
         """Ask every rank, each with a path of its own."""
         for rank, sender in enumerate(self.senders):
-            sender.post(call, **args(str(self._path(rank))))
-        return [sender.answer(call, self.rig.timeout).value for sender in self.senders]
+            sender.post(call, self.everyone, **args(str(self._path(rank))))
+        return [reply.value for reply in self.answers(call)]
 
     def post_learn(self, step: int) -> None:
         """Have a step learnt; `learnt` waits for it."""
         for sender in self.senders:
-            sender.post("learn", step=step)
+            sender.post("learn", self.everyone, step=step)
 
     def learnt(self) -> Figures:
         """What came of it: the largest of the ranks' seconds and bytes, the rest as the first rank says."""
-        return _joined([sender.answer("learn", self.rig.timeout).value for sender in self.senders])
+        return _joined([reply.value for reply in self.answers("learn")])
+
+    def agree(self, step: int) -> Figures:
+        """How far apart engine and trainer are about a step's answers, of which nothing is learnt (`mismatch_…`)."""
+        return dict(self.all("agree", step=step)[0].value)
 
     def score(self, step: int) -> float:
         return float(self.all("score", step=step)[0].value)
@@ -112,6 +117,20 @@ class Crew(Link):
         path = f"{folder}/checkpoint"
         self.all("checkpoint", step=step, folder=path, model=models.find(self.rig.model).path)
         return path
+
+
+class AdapterCrew(Crew):
+    """A trainer of an adapter that the engine gets alone, behind a first sync of the whole weights."""
+
+    def _open(self) -> None:
+        super()._open()
+        super().sync()
+
+    def sync(self) -> Figures:
+        folder = str(self.rig.worker.folder / "adapter")
+        wrote = max(reply.seconds for reply in self.all("write", folder=folder))
+        adapted = self.rig.worker.call("adapt", self.rig.timeout, path=folder).seconds
+        return {"sync_latency": wrote + adapted, "sync_pack": wrote, "sync_load": adapted}
 
 
 def _joined(ranks: list[Figures]) -> Figures:

@@ -35,7 +35,6 @@ class Shape:
     expert_inner: int = 0  # an expert's intermediate size
     weights: bool = False  # made here with random weights, else for an engine's dummy weights
     dtype: str = "bfloat16"
-    initial: float = 0.02  # deviation of weights that a trainer begins with where there are none
 
 
 def tiny(model_type: str, **changes: Any) -> Shape:
@@ -57,7 +56,7 @@ SHAPES = {
     "tiny-qwen3": tiny("qwen3"),
     # A vocabulary of as many tokens as the tasks of trainers/ have symbols: it learns on a CPU.
     "tiny-rl": Shape(
-        "qwen2", 64, 2, 2, 2, 128, 32, tied=True, head_dim=32, rope_theta=100.0, initial=0.04, dtype="float32"
+        "qwen3", 128, 2, 4, 4, 256, 32, tied=False, head_dim=32, weights=True, dtype="float32"
     ),
     "tiny-moe": tiny("qwen3_moe", experts=8, active=2, expert_inner=128),
     # Dimensions from the configurations published with the models.
@@ -119,7 +118,6 @@ def configuration(shape: Shape) -> dict[str, object]:
         "bos_token_id": 256 if shape.vocab > 257 else 0,
         "eos_token_id": 257 if shape.vocab > 257 else 1,
         "use_sliding_window": False,
-        "initializer_range": shape.initial,
         "torch_dtype": shape.dtype,
         **(_mixture(shape) if shape.experts else {}),
     }

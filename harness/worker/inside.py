@@ -74,11 +74,16 @@ class Extension:
 
 def wrapped(model: Any, named: Iterable[Any]) -> Iterable[Any]:
     """The tensors by the names that the engine's loader knows. Where layers take adapters each is wrapped, and its own
-    weight is `base_layer.weight`; newer wrappers load it by themselves."""
+    weight is `base_layer.weight`, unless the wrapper loads it by itself or has it under its own name too."""
     wrappers = (module for module in model.modules() if hasattr(module, "base_layer"))
-    if all(callable(getattr(module, "load_weights", None)) for module in wrappers):
+    if all(callable(getattr(one, "load_weights", None)) or _same_weight(one) for one in wrappers):
         return named
     return ((_of_base(name), tensor) for name, tensor in named)
+
+
+def _same_weight(wrapper: Any) -> bool:
+    own = wrapper._parameters.get("weight")
+    return own is not None and own is wrapper.base_layer._parameters.get("weight")
 
 
 def _of_base(name: str) -> str:
