@@ -107,6 +107,7 @@ def _lines(ax: "Axes", plot: Plot) -> None:
         _plain_ticks(ax, plot)
     else:
         ax.set_ylim(bottom=0)
+        ax.yaxis.set_major_formatter(lambda value, _: quantity(value))
 
 
 def _plain_ticks(ax: "Axes", plot: Plot) -> None:

@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness import stats, store
 from harness.errors import UserError
@@ -157,5 +157,14 @@ def _entry(path: str, record: Record) -> Entry:
 
 def _identity(record: Record) -> str:
     """A hash of what must agree for two records to be compared."""
-    what = record.params, record.options, record.machine.same_kind(), record.workload
+    what = _alike([record.params, record.options, record.machine.same_kind(), record.workload])
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _alike(value: Any) -> Any:
+    """With 1.0 written as 1, which it equals."""
+    if isinstance(value, dict):
+        return {name: _alike(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_alike(held) for held in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

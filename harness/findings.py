@@ -134,7 +134,7 @@ def runs(engine: str, only: Callable[[Record], bool] = lambda record: True, yes:
             return Says.OPEN, f"failed: {(record.launches[0].error or '').splitlines()[0]}"
         if record.broken:
             return Says.NONE, f"invalid: {record.broken[0]}"
-        return yes, f"{NAMES[engine]} does, in {len(record.good)} launches"
+        return yes, f"{NAMES[engine]} ran it in {len(record.good)} launches"
 
     return each(check, [engine])
 

@@ -83,7 +83,7 @@ def _extra(name: str, everything: Sequence[Standing]) -> list[str]:
             "inconclusive",
         )
         intro = "In how many cases each engine was better, by the rule of `rollbench gate`:\n"
-        return [intro, table(headers, list(_tally(everything))), ""]
+        return [intro, table(headers, list(_tally(everything))), "\nWhat became of the old answers:\n"]
     return [*parts, _options(), ""] if name == "Migration" else parts
 
 

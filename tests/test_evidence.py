@@ -36,6 +36,18 @@ def test_history_is_in_order_of_time(tmp_path: Path) -> None:
     assert past[0].values["output_throughput"] == (100.0, 101.0, 99.0)
 
 
+def test_records_of_several_schema_versions_are_one_history(tmp_path: Path) -> None:
+    old = record(params={"model": "tiny-qwen3", "requests": 16}, options={"dtype": "float32"})
+    path = store.save(old, tmp_path)
+    text = path.read_text()
+    assert '"prompts"' in text  # a record has today's names once it is read; so it is put back to those of its time
+    path.write_text(text.replace('"prompts"', '"requests"'))
+    new = record(started=START + timedelta(hours=1), params=old.params | {"rate": 0}, options=old.options)
+    store.save(new, tmp_path)
+    found = evidence.read(tmp_path)
+    assert len(found.history(found.cases()[0])["vllm"]) == 2
+
+
 def test_one_case_with_two_models_is_two_cells(tmp_path: Path) -> None:
     for model in ("tiny-qwen3", "tiny-llama"):
         store.save(record(params={"model": model}), tmp_path)

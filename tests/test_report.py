@@ -166,6 +166,15 @@ def test_a_record_that_is_gone_by_then_is_told(tmp_path: Path) -> None:
     assert "cannot be read" in found.skipped[0]
 
 
+def test_what_is_no_number_is_left_out(tmp_path: Path) -> None:
+    odd = [launch(i, 1, samples={"ttft": [float("nan"), 0.1], "tpot": [float("inf")]}) for i in (1, 2)]
+    store.save(record("sglang", launches=odd), tmp_path)
+    pair(tmp_path / "other", case="single_turn/other")
+    files = made(tmp_path)
+    assert not re.search(r"\b(nan|inf)\b", "".join(files.values()), re.IGNORECASE)
+    assert "[100 ms" in files["README.md"]
+
+
 def test_the_command_writes_and_checks(results: Path) -> None:
     pair(results)
     stale = rollbench("report", "--check")
