@@ -4,6 +4,7 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from harness import compare, plots, store
 from harness.draw import MADE, MOST, svgs
@@ -96,7 +97,8 @@ def _scenario(folder: str, shown: Sequence[Standing], figures: Mapping[str, Sequ
         if len(found) > MOST and name == "history":
             parts.append(f"\nThe {MOST} of {len(found)} cases whose newest record differs most from the one before.")
     details = link("every metric, parameters, commands", f"{folder}/README.md")
-    return "\n".join([*parts, "", table(EVIDENCE, list(_evidence(shown))), "", f"More: {details}", *_why(shown), ""])
+    evidence = table(EVIDENCE, list(_evidence(shown)))
+    return "\n".join([*parts, "", evidence, "", f"More: {details}", *_why(shown), "", *_targets(shown), ""])
 
 
 def _engines(shown: Iterable[Standing]) -> list[str]:
@@ -110,7 +112,7 @@ def _ratio_headers() -> list[str]:
 
 
 def _rows(
-    standing: Standing, metrics: Iterable[str], engines: Sequence[str], judge: Judge, up: str = "", named: bool = True
+    standing: Standing, metrics: Iterable[str], engines: Sequence[str], judge: Judge, named: bool = True
 ) -> Iterable[list[str]]:
     """A row a metric; the case and its model stand in the first."""
     first = [code(standing.key.case.split("/", 1)[-1]), plain(standing.key.model)] if named else []
@@ -118,19 +120,31 @@ def _rows(
     for name in metrics:
         ratio = standing.ratios.get(name)
         paired = "" if ratio is None or ratio.paired or ratio.broken else " (unpaired)"
-        cells = [_level(standing, engine, name, up) for engine in engines]
+        cells = [_level(standing, engine, name) for engine in engines]
         says = ["", ""] if ratio is None else [plain(compare.ratio_text(ratio)) + paired, plain(verdicts.get(name, ""))]
         yield [*first, METRICS[name].title, *cells, *says]
         first = [""] * len(first)
 
 
-def _level(standing: Standing, engine: str, metric: str, up: str) -> str:
+def _level(standing: Standing, engine: str, metric: str) -> str:
     record = standing.records.get(engine)
     if record is None:
         return ""
     level = standing.levels.get(metric, {}).get(engine)
     told = compare.no_level(record) if level is None else compare.level_text(level, METRICS[metric])
-    return link(plain(told), up + standing.entries[engine].path)
+    return f"[{plain(told)}][{_name(standing.entries[engine].path)}]"
+
+
+def _name(path: str) -> str:
+    """What a document calls a record: the hash that its file's name ends with, which is of its content."""
+    last = Path(path).stem.rpartition("-")[2]
+    return last if re.fullmatch("[0-9a-f]{8}", last) else f"{zlib.crc32(path.encode(errors='replace')):08x}"
+
+
+def _targets(shown: Iterable[Standing], up: str = "") -> list[str]:
+    """Where the links of figures lead: each path once, since a table has many links to it."""
+    paths = sorted(entry.path for standing in shown for entry in standing.entries.values())
+    return [f"[{_name(path)}]: {quote(up + path)}" for path in paths]
 
 
 EVIDENCE = ("case", "engine", "launches", "certificates", "versions", "lane", "commit", "measured", "record")
@@ -140,12 +154,11 @@ def _evidence(shown: Iterable[Standing]) -> Iterable[list[str]]:
     for standing in shown:
         for engine, record in standing.records.items():
             dirty = " (files differed)" if record.commit.dirty else ""
-            path = standing.entries[engine].path
             yield [
                 code(standing.key.case.split("/", 1)[-1]), NAMES.get(engine, plain(engine)),
                 compare.launches_text(record), plain(compare.certificates_text(record)),
                 plain(compare.versions_text(record)), plain(record.lane), f"{code(record.commit.id[:8])}{dirty}",
-                f"{record.started:%Y-%m-%d}", link("record", path),
+                f"{record.started:%Y-%m-%d}", f"[record][{_name(standing.entries[engine].path)}]",
             ]  # fmt: skip
 
 
@@ -170,12 +183,12 @@ def _details(shown: Sequence[Standing], judge: Judge) -> str:
         engines = [engine for engine in _engines([standing]) if engine in standing.records]
         headers = ["metric", *(NAMES.get(engine, plain(engine)) for engine in engines), *_ratio_headers()]
         about = ", ".join(f"{plain(name)} {plain(value)}" for name, value in records[0].params.items())
-        rows = list(_rows(standing, standing.metrics, engines, judge, up, named=False))
+        rows = list(_rows(standing, standing.metrics, engines, judge, named=False))
         parts += [
             f"## {plain(standing.key.case.split('/', 1)[-1])}\n", f"{about}\n", table(headers, rows),
             f"\nAgain: {code(command(records))}\n",
         ]  # fmt: skip
-    return "\n".join(parts)
+    return "\n".join([*parts, *_targets(shown, up), ""])
 
 
 def _skipped(evidence: Evidence) -> list[str]:

@@ -29,7 +29,7 @@ def test_engines_side_by_side_with_ratio_and_evidence(tmp_path: Path) -> None:
     pair(tmp_path)
     text = made(tmp_path)["README.md"]
     row = next(line for line in text.splitlines() if "| output |" in line)
-    assert r"[100.0 tok/s \[97.5, 102.5\]](" in row
+    assert r"[100.0 tok/s \[97.5, 102.5\]][" in row
     assert r"1.50 \[1.49, 1.51\] | vLLM better |" in row
     assert re.search(r"\| `tiny-16` \| vLLM \| 3 \| all hold \| torch 2.13.0 \| cpu \| `c0ffee` \| 2026-01-02 \|", text)
 
@@ -41,10 +41,14 @@ def test_every_link_leads_to_a_file(tmp_path: Path) -> None:
     report.write(tmp_path, files)
     links = [
         (name, target) for name, text in files.items() if name.endswith(".md")
-        for target in re.findall(r"(?<!\\)\]\(([^)\s]+)\)", text)
+        for found in re.findall(r"(?<!\\)\]\(([^)\s]+)\)|^\[\w+\]: (\S+)$", text, re.MULTILINE)
+        for target in found if target
     ]  # fmt: skip
     assert len(links) > 100
     assert [found for found in links if not (tmp_path / found[0]).parent.joinpath(unquote(found[1])).exists()] == []
+    for name, text in files.items():
+        if name.endswith(".md"):
+            assert set(re.findall(r"\]\[(\w+)\]", text)) == set(re.findall(r"^\[(\w+)\]: ", text, re.MULTILINE)), name
 
 
 def test_details_hold_every_metric_and_the_command(tmp_path: Path) -> None:
@@ -90,7 +94,7 @@ def test_why_a_figure_is_missing_is_said(tmp_path: Path) -> None:
     text = made(tmp_path)["README.md"]
     assert r"- invalid: single_turn/tiny-16 on sglang: launch 1, cache: 5 tokens \| \<b\>" in text
     assert r"- not supported: single_turn/tiny-16 on vllm: no \<sleep\> here" in text
-    assert "[invalid](" in text
+    assert "[invalid][" in text
     store.save(record("fake"), tmp_path / "other")
     assert "no ratio of single_turn/tiny-16: no record of SGLang and vLLM" in made(tmp_path / "other")["README.md"]
 
