@@ -22,7 +22,8 @@ class Group:
         return names[first:] + names[:first]
 
     def keys(self, engine: str) -> list[Key]:
-        return [(name, engine) for name in self.cases]
+        """What a launch of this engine measures; nothing where all cases are other engines' own."""
+        return [(name, engine) for name, case in self.cases.items() if case.runs_on(engine)]
 
 
 def grouped(cases: Mapping[str, Scenario], share: bool = False) -> list[Group]:
@@ -41,6 +42,6 @@ def grouped(cases: Mapping[str, Scenario], share: bool = False) -> list[Group]:
 
 
 def launches(groups: Iterable[Group], engines: Iterable[str]) -> list[list[Key]]:
-    """For each group and engine, what one launch measures."""
+    """For each group and engine, what one launch measures, where it measures something."""
     engines = list(engines)
-    return [group.keys(engine) for group in groups for engine in engines]
+    return [keys for group in groups for engine in engines if (keys := group.keys(engine))]

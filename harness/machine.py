@@ -5,13 +5,14 @@ import os
 import platform
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 from pydantic import BaseModel, ConfigDict
+
+from harness.gpus import handles, nvml
 
 MIB = 1 << 20
 WATCHED_EVERY = 0.01  # seconds
@@ -37,9 +38,9 @@ class Machine(BaseModel):
 def fingerprint() -> Machine:
     cpu, cores = cpu_model(), len(os.sched_getaffinity(0))
     with nvml() as n:
-        handles = _handles(n)
-        gpus = tuple(str(n.nvmlDeviceGetName(h)) for h in handles)
-        driver = str(n.nvmlSystemGetDriverVersion()) if handles else ""
+        cards = handles(n)
+        gpus = tuple(str(n.nvmlDeviceGetName(h)) for h in cards)
+        driver = str(n.nvmlSystemGetDriverVersion()) if cards else ""
     name = f"{len(gpus)}x-{gpus[0]}" if gpus else f"{cpu}-{cores}-cores"
     return Machine(
         id=re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
@@ -72,15 +73,15 @@ def state() -> dict[str, Any]:
         "ram_available_gib": round(psutil.virtual_memory().available / (1 << 30), 2),
     }
     with nvml() as n:
-        if handles := _handles(n):
-            now["gpus"] = [_gpu_state(n, h) for h in handles]
+        if cards := handles(n):
+            now["gpus"] = [_gpu_state(n, h) for h in cards]
     return now
 
 
 def device_memory_mib() -> list[int]:
-    """Memory in use on each GPU as the driver counts it, all processes together."""
+    """Memory in use on each GPU that an engine is shown, as the driver counts it, all processes together."""
     with nvml() as n:
-        return [int(n.nvmlDeviceGetMemoryInfo(h).used) // MIB for h in _handles(n)]
+        return [int(n.nvmlDeviceGetMemoryInfo(h).used) // MIB for h in handles(n)]
 
 
 class Watch:
@@ -133,26 +134,3 @@ def _gpu_state(n: Any, handle: Any) -> dict[str, Any]:
         except n.NVMLError:  # not every card and driver answers everything
             found[name] = None
     return found
-
-
-@contextmanager
-def nvml() -> Iterator[Any]:
-    """The NVML module, initialised where there is a driver; `_handles` is empty where there is none."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        yield pynvml
-        return
-    try:
-        yield pynvml
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _handles(n: Any) -> list[Any]:
-    try:
-        return [n.nvmlDeviceGetHandleByIndex(i) for i in range(n.nvmlDeviceGetCount())]
-    except n.NVMLError:
-        return []

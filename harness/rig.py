@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from harness import machine, models
+from harness.adapterlink import AdapterLink
 from harness.audit import Audit
 from harness.client import Worker
+from harness.crew import AdapterCrew, Crew, Lesson
 from harness.envs import Environment
 from harness.errors import LaunchFailed
 from harness.link import Link
+from harness.ownlink import OwnLink
 from harness.record import Certificate
 from harness.rollouts import Requests, Rollouts
 from harness.sampler import Sampler
 from harness.scenario import Options
+from harness.senders import Senders
 from harness.series import Series
+from harness.worker.transports import OWN_WAYS
 
 GIB = 1 << 30
 MIB_A_GIB = 1024
@@ -30,6 +35,7 @@ PAUSE, SETTLE_ASLEEP = 0.05, 2.0  # seconds between two readings of device memor
 
 class Rig(ExitStack):
     """One launch of one engine. The worker starts at the first use; leaving the context ends it, whatever happened.
+    The first `gpus` that the engine is shown are looked at (0: all).
 
     Calls raise LaunchFailed when the engine dies, refuses or takes longer than `timeout` seconds.
     """
@@ -42,6 +48,7 @@ class Rig(ExitStack):
         log: Path,
         timeout: float,
         tell: Callable[[str], None],
+        gpus: int = 0,
     ) -> None:
         super().__init__()
         self.environment, self.model, self.options = environment, model, options
@@ -50,10 +57,17 @@ class Rig(ExitStack):
         self.facts: dict[str, Any] = {}
         self.flags: dict[str, Any] = {}
         self.versions: dict[str, str] = {}
+        self.start_on: Path | None = None  # a checkpoint in place of the model's weights
+        self.fresh: Rollouts | None = None  # what an engine started on it answers (`harness.fresh`)
         self._worker: Worker | None = None
-        self._link: Link | None = None
-        self.baseline_mib = machine.device_memory_mib()  # in use on each GPU before the launch
+        self._link: Any = None  # a Link or an AdapterLink
+        self.gpus = gpus
+        self.baseline_mib = machine.device_memory_mib()[: gpus or None]  # in use on each GPU before the launch
         self.began = time.monotonic()
+
+    @property
+    def loaded(self) -> models.Model:
+        return models.find(self.model)
 
     @property
     def worker(self) -> Worker:
@@ -62,18 +76,26 @@ class Rig(ExitStack):
         assert self._worker is not None
         return self._worker
 
+    @property
+    def running(self) -> list[Worker]:
+        """The engine, once it was started."""
+        return [self._worker] if self._worker else []
+
     def _start(self) -> None:
-        model = models.find(self.model)
-        env = self.environment
+        model, env = self.loaded, self.environment
         self.tell(f"waiting for {env.engine} to start")
         worker = self._worker = Worker(env.engine, env.python, self.log, self.variables(model.local), env.paths)
         self.facts["model"] = Path(model.path).name
+        at, form = (str(self.start_on), "auto") if self.start_on else (model.path, model.load_format)
         self.callback(self._end)
-        self._sampler = self.enter_context(Sampler(self.log.with_suffix(".series.jsonl"), worker.pid))
+        series = self.log.with_suffix(".series.jsonl")
+        gpus = len(machine.gpu_names()[: self.gpus or None])
+        self._sampler = self.enter_context(Sampler(series, worker.pid, gpus=gpus))
         reply = worker.call(
-            "start", self.timeout, model=model.path, load_format=model.load_format,
+            "start", self.timeout, model=at, load_format=form,
             options=self.options.of(env.engine), device=env.device,
         )  # fmt: skip
+        worker.look()
         self.flags, self.versions = reply.value["flags"], reply.value["versions"]
         if env.shims:
             self.versions["shims"] = env.shims
@@ -120,9 +142,11 @@ class Rig(ExitStack):
         """Send the requests as they are scheduled, at most `concurrency` conversations at once (0: no limit), and
         generate as many tokens for each as it asks for. `cache_floor` is the least share of what a perfect prefix cache
         would give that the engine's must; the audit holds it against what it gave."""
+        self.worker.must_live("generate")
         into, back = self.worker.folder / "requests", self.worker.folder / "rollouts"
         reply = self.worker.call(
-            "generate", self.timeout, requests=str(into), layout=requests.save(into), rollouts=str(back),
+            "generate", self.timeout, self._link.senders if self._link is not None else (),
+            requests=str(into), layout=requests.save(into), rollouts=str(back),
             concurrency=concurrency, sampling={"temperature": temperature, "logprobs": logprobs, "stream": stream},
         )  # fmt: skip
         out = Rollouts.load(back, reply.value)
@@ -133,14 +157,30 @@ class Rig(ExitStack):
     def link(self, transport: str, how: str, **options: Any) -> Link:
         """Senders of this model's weights, joined to the engine; started at the first use, ended with the launch.
         `options` are those of `Link`."""
+        kind = OwnLink if transport in OWN_WAYS else Link
+        found: Link = self._linked(lambda: kind(self, transport, how, **options))
+        return found
+
+    def crew(self, transport: str, how: str, lesson: Lesson, **options: Any) -> Crew:
+        """A trainer joined to the engine, in the same way."""
+        kind = Crew if lesson.settings.get("merged", True) else AdapterCrew
+        found: Crew = self._linked(lambda: kind(self, transport, how, lesson, **options))
+        return found
+
+    def adapter_link(self) -> AdapterLink:
+        """A sender of LoRA adapters, in the same way."""
+        found: AdapterLink = self._linked(lambda: AdapterLink(self))
+        return found
+
+    def _linked(self, make: Callable[[], Senders]) -> Any:
         if self._link is None:
             self.tell("waiting for the senders of weights")
-            self._link = self.enter_context(Link(self, transport, how, **options))
+            self._link = self.enter_context(make())
             self.facts["link"] = self._link.facts
         return self._link
 
     def unlink(self) -> None:
-        """End the sender of weights where there is one; the engine lets go of what was sent."""
+        """End the sender where there is one; the engine lets go of what was sent."""
         if self._link is not None:
             self._link.end()
             self._link.close()

@@ -37,11 +37,13 @@ class Run:
     ahead: list[list[Key]] = field(default_factory=list)  # what each launch still to come measures
     share: bool = False  # inference cases share launches too
 
-    def schedule(self) -> list[Slot]:
-        """ABBA: every second pair runs its engines the other way round, so that drift hits all alike."""
+    def schedule(self, group: Group | None = None) -> list[Slot]:
+        """ABBA: every second pair runs its engines the other way round, so that drift hits all alike. Without engines
+        that a group has no case for."""
+        environments = [e for e in self.environments if group is None or group.keys(e.engine)]
         slots: list[Slot] = []
         for pair in range(self.launches):
-            for environment in self.environments if pair % 2 == 0 else reversed(self.environments):
+            for environment in environments if pair % 2 == 0 else reversed(environments):
                 slots.append(Slot(len(slots) + 1, pair + 1, environment))
         return slots
 
@@ -49,22 +51,26 @@ class Run:
         """Run them all; the records written, and how many planned launches gave no figures."""
         for scenario in cases.values():
             models.find(scenario.model)
-        groups, done = grouped(cases, self.share), 0
-        self.ahead.extend(launches(groups, [slot.environment.engine for slot in self.schedule()]))
+        groups, done, missing = grouped(cases, self.share), 0, 0
+        for group in groups:
+            self.ahead.extend(launches([group], [slot.environment.engine for slot in self.schedule(group)]))
         for group in groups:
             self.report(_heading(group, done, len(cases)))
+            for line in _left_out(group, self.environments):
+                self.report(line)
             done += len(group.cases)
             pendings = self._open(group)
             if all(pending.records is not None for pending in pendings.values()):
-                del self.ahead[: len(self.schedule())]
+                del self.ahead[: len(self.schedule(group))]
                 self.report("its records are there from the interrupted run")
-                continue
-            self._measure_group(group, pendings)
+            else:
+                self._measure_group(group, pendings)
             for name, pending in pendings.items():
+                case = group.cases[name]
                 if pending.records is None:
-                    pending.ended(self._save_records(name, group.cases[name], pending))
+                    pending.ended(self._save_records(name, case, pending))
+                missing += pending.missing([e for e in self.environments if case.runs_on(e.engine)], self.launches)
         written = [path for pending in self.pendings for path in pending.records or []]
-        missing = sum(pending.missing(self.environments, self.launches) for pending in self.pendings)
         for pending in self.pendings:
             pending.remove()
         return written, missing
@@ -85,10 +91,11 @@ class Run:
         return sum(pending.good(self.environments) for pending in self.pendings)
 
     def _measure_group(self, group: Group, pendings: dict[str, Pending]) -> None:
-        slots, broken = self.schedule(), set[str]()
+        slots, broken = self.schedule(group), set[str]()
         for slot in slots:
             self.ahead.pop(0)
-            engine, names = slot.environment.engine, group.turned(slot.pair)
+            engine = slot.environment.engine
+            names = [name for name in group.turned(slot.pair) if group.cases[name].runs_on(engine)]
             where = f"launch {slot.order} of {len(slots)}: {engine}"
             if engine in broken:
                 self.report(f"{where} skipped, it could not be started before")
@@ -165,10 +172,18 @@ def _heading(group: Group, done: int, of: int) -> str:
     return f"cases {names} ({done + 1} to {last} of {of}), in turn in each launch"
 
 
+def _left_out(group: Group, environments: Sequence[Environment]) -> Iterator[str]:
+    """A line for each engine that some of the cases are not measured on."""
+    for engine in (environment.engine for environment in environments):
+        names = [name for name, case in group.cases.items() if not case.runs_on(engine)]
+        if names:
+            yield f"not run on {engine}, since they are another engine's own: {', '.join(names)}"
+
+
 def _outcome(where: str, engine: str, case: str, launch: Launch) -> str:
-    """The line that a launch leaves of a case, with the certificates that did not hold."""
+    """The line that a launch leaves of a case, with the certificates that did not hold; the record has whole errors."""
     if launch.error:
-        return f"{where}{case and f': {case}'} failed: {launch.error}"
+        return f"{where}{case and f': {case}'} failed: {launch.error.splitlines()[0]}"
     if launch.unsupported:
         return f"{where}: {engine}{case and f': {case}'}: not supported: {launch.unsupported}"
     red = "; ".join(f"{name}: {c.reason}" for name, c in launch.certificates.items() if c.ok is False)

@@ -61,8 +61,19 @@ class Scenario(ABC):
     options: Options = Options()
 
     @property
+    def engines(self) -> tuple[str, ...]:
+        """Those whose own matter this is, which alone are measured; none: it is of every engine."""
+        return ()
+
+    def runs_on(self, engine: str) -> bool:
+        return not self.engines or engine in self.engines
+
+    @property
     def steady(self) -> str:
         return "step_time"
+
+    def prepare(self, rig: "Rig") -> None:  # noqa: B027, most need nothing
+        """Before the engine of a run's first pair starts."""
 
     @abstractmethod
     def step(self, rig: "Rig", index: int) -> dict[str, float]:

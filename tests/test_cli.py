@@ -1,26 +1,16 @@
 """The command line as a user meets it: one clear line for a mistake, and a non-zero exit status."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from harness import cli, store
-from harness.paths import PROJECT
 from harness.record import Record
+from tests.commands import apart, rollbench
 from tests.factory import record
-
-
-def rollbench(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "harness.cli", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | environment, timeout=60, cwd=PROJECT
-    )
 
 
 @pytest.mark.parametrize(
@@ -47,6 +37,12 @@ def test_mistakes_are_one_line(results: Path, tmp_path: Path, arguments: list[st
     assert done.stdout == ""
 
 
+def test_a_mistake_is_one_line_of_the_command_itself() -> None:
+    done = apart("run", "-e", "sglan")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"rollbench: no engine 'sglan': did you mean sglang\?.*\n", done.stderr)
+
+
 def test_wrong_options_are_refused_by_name() -> None:
     done = rollbench("run", "--launches", "0")
     assert done.returncode == 2
@@ -54,7 +50,7 @@ def test_wrong_options_are_refused_by_name() -> None:
 
 
 def test_run_ends_with_the_table_and_where_the_records_are(results: Path) -> None:
-    done = rollbench("run", "single_turn/tiny-1", "-e", "fake", "--launches", "2", COLUMNS="120")
+    done = apart("run", "single_turn/tiny-1", "-e", "fake", "--launches", "2", COLUMNS="120")
     assert done.returncode == 0, done.stderr
     for words in ("case single_turn/tiny-1 (1 of 1)", "launch 1 of 2: fake: waiting for fake to start", "certificates"):
         assert words in done.stdout
@@ -75,8 +71,9 @@ def test_dry_run_shows_the_plan_and_starts_nothing(results: Path) -> None:
 def test_dry_run_shows_which_cases_share_launches(results: Path) -> None:
     done = rollbench("run", "weight_sync/tiny-*", "-e", "fake", "--dry-run", "--launches", "2", COLUMNS="120")
     assert done.returncode == 0, done.stderr
-    assert "about 4 min in all" in done.stdout  # 25 + 5 * 20 s, twice
-    assert "2 min for its 5 cases (a guess)" in done.stdout
+    assert "about 6 min in all" in done.stdout  # 25 + 7 * 20 s, twice
+    assert "3 min for its 7 cases (a guess)" in done.stdout
+    assert "own" not in done.stdout  # the engines' own ways are not the fake's
     chosen = "run", "single_turn/tiny-1", "single_turn/tiny-16", "-e", "fake", "--dry-run"
     assert "for its" not in rollbench(*chosen, COLUMNS="120").stdout
     assert "65 s for its 2 cases (a guess)" in rollbench(*chosen, "--share", COLUMNS="120").stdout
@@ -109,10 +106,22 @@ def test_failed_launches_end_the_command_with_1(results: Path, tmp_path: Path) -
     broken.chmod(0o755)
     done = rollbench("run", "single_turn/tiny-1", "-e", "vllm", "-e", "fake", ROLLBENCH_VLLM_PYTHON=str(broken))
     assert done.returncode == 1
-    assert "died in start (exit status 3)" in done.stdout
-    assert "this interpreter is broken" in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if "died in start (exit status 3)" in line]
+    assert "this interpreter is broken" not in done.stdout
+    assert Path(line.partition("(log: ")[2].rstrip(")")).read_text() == "this interpreter is broken\n"
     assert "3 planned launch(es) gave no figures" in done.stderr
     assert [type(found).__name__ for _, found in store.scan(results)] == ["Record"]  # the fake's
+
+
+def test_a_sync_that_fails_is_one_line_and_other_cases_go_on(results: Path) -> None:
+    done = rollbench("run", "weight_sync/tiny-shm", "single_turn/tiny-1", "-e", "fake", "--launches", "1")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stdout.splitlines() if "failed: " in line]
+    assert line.startswith("launch 1 of 1 failed: ")  # the sender's want of torch, else the fake's of weights
+    assert " weights for fake: hold failed: " in line or "fake: weights failed: " in line
+    assert Path(line.partition("(log: ")[2].rstrip(")")).is_file()
+    assert "1 planned launch(es) gave no figures" in done.stderr
+    assert [found.case for _, found in store.scan(results) if not isinstance(found, str)] == ["single_turn/tiny-1"]
 
 
 def test_what_an_engine_cannot_do_is_no_failure(results: Path) -> None:
@@ -138,25 +147,43 @@ def test_compare_shows_records_and_passes_alien_files_over(results: Path) -> Non
 
 
 def test_compare_refuses_what_differs_and_names_it(results: Path) -> None:
-    paths = [store.save(record(params={"model": "tiny-qwen3", "requests": n}), results) for n in (16, 32)]
+    paths = [store.save(record(params={"model": "tiny-qwen3", "prompts": n}), results) for n in (16, 32)]
     done = rollbench("compare", *map(str, paths))
     assert done.returncode == 2
-    assert "params.requests was 16, now 32" in done.stderr
+    assert "params.prompts was 16, now 32" in done.stderr
 
 
 def test_show_and_list_and_doctor(results: Path) -> None:
     shown = rollbench("show", str(store.save(record(), results)))
     assert "output_throughput: 99, 100, 101" in shown.stdout
-    listed = rollbench("list")
+    listed = rollbench("list", COLUMNS="160")
     assert "single_turn/tiny-16" in listed.stdout
     assert "main job" in listed.stdout
+    assert re.search(r"weight_sync/tiny-own-vllm-reload .* yes, vllm alone", listed.stdout)
     examined = rollbench("doctor")
     assert "cores" in examined.stdout
 
 
 @pytest.mark.parametrize(
     "command",
-    ["", "run", "compare", "show", "list", "options", "trace", "doctor", "env", "selfcheck", "crosscheck", "stamp"],
+    [
+        "",
+        "run",
+        "compare",
+        "report",
+        "show",
+        "list",
+        "options",
+        "trace",
+        "doctor",
+        "env",
+        "selfcheck",
+        "crosscheck",
+        "stamp",
+        "gate",
+        "calibrate",
+        "history",
+    ],
 )
 def test_every_command_explains_itself(command: str) -> None:
     helped = CliRunner().invoke(cli.app, [*command.split(), "--help"])
@@ -166,7 +193,7 @@ def test_every_command_explains_itself(command: str) -> None:
 
 def test_hostile_text_in_a_record_is_shown_as_text(results: Path) -> None:
     hostile = "[red]<script>alert(1)</script>\u202e\x1b[31m"
-    path = store.save(record(params={"model": hostile, "requests": 1}), results)
+    path = store.save(record(params={"model": hostile, "prompts": 1}), results)
     assert "[red]<script>" in rollbench("show", str(path)).stdout
     compared = rollbench("compare", "--markdown").stdout
     assert "[red]<script>" in compared

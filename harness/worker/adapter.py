@@ -1,5 +1,5 @@
 """A stand-in for a trainer of a LoRA adapter: it makes one in PEFT's format, writes it where an engine reads it, and
-merges it into weights, as a trainer does that sends no adapter.
+merges it into weights, as a trainer does that sends no adapter (`harness.worker.holder` holds such weights).
 
 `python -m harness.worker.adapter NAME INCOMING OUTGOING`. W' = W + scale * B A, with A (rank, in) and B (out, rank).
 """
@@ -57,12 +57,12 @@ def write(adapter: Mapping[str, Tensor], folder: Path, rank: int, targets: Seque
 def merged(
     weights: Iterable[tuple[str, Tensor]], adapter: Mapping[str, Tensor], scale: float = ALPHA
 ) -> Iterator[tuple[str, Tensor]]:
-    """The weights with the adapter in them, summed in float32; those that it does not change as they are."""
+    """The weights with the adapter in them, each rounded once; those that it does not change as they are."""
     for name, weight in weights:
         first, second = of_weight(name)
         if first in adapter:
-            change = adapter[second].float() @ adapter[first].float()
-            yield name, (weight.float() + scale * change).to(weight.dtype)
+            one, two = adapter[first].to(weight.dtype), adapter[second].to(weight.dtype)
+            yield name, weight.addmm(two, one, alpha=scale)
         else:
             yield name, weight
 
@@ -93,16 +93,19 @@ class Adapter:
         self.update(0)
         return {"bytes": sum(t.nbytes for t in self.tensors.values()), "tensors": len(found), "scale": ALPHA}
 
-    def update(self, step: int) -> None:
-        """The adapter of another step: a merged weight's change is STRENGTH times as large as the weight."""
+    def update(self, step: int | None) -> None:
+        """The adapter of another step: a merged weight's change is STRENGTH times as large as the weight. None: one
+        that changes nothing, as before the first step of a training."""
         import torch
 
-        generator = torch.Generator(next(iter(self.tensors.values())).device).manual_seed(step)
+        generator = torch.Generator(next(iter(self.tensors.values())).device).manual_seed(step or 0)
         with torch.no_grad():
             for name, tensor in self.tensors.items():
                 first = name.endswith(".lora_A.weight")
                 scale = 1 / math.sqrt(tensor.shape[1]) if first else STRENGTH / (ALPHA * math.sqrt(self.rank))
                 tensor.normal_(0.0, scale, generator=generator)
+                if step is None and not first:
+                    tensor.zero_()
         if generator.device.type == "cuda":
             torch.cuda.synchronize()
 

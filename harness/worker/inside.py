@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from harness.worker.options import LORA_TARGETS
 from harness.worker.receive import Receiver, Request
 
 POOLS = weakref.WeakSet[Any]()  # of vLLM's cache blocks in this process
@@ -61,6 +62,7 @@ class Extension:
         return found
 
     def _load(self, named: Iterable[Any]) -> None:
+        named = wrapped(self.model_runner.model, named)
         if self._rollbench.packs:
             self.reload_weights(weights_iterator=iter(list(named)))
         else:
@@ -68,6 +70,25 @@ class Extension:
 
     def _read(self, path: str) -> None:
         self.reload_weights(weights_path=path)
+
+
+def wrapped(model: Any, named: Iterable[Any]) -> Iterable[Any]:
+    """The tensors by the names that the engine's loader knows. Where layers take adapters each is wrapped, and its own
+    weight is `base_layer.weight`, unless the wrapper loads it by itself or has it under its own name too."""
+    wrappers = (module for module in model.modules() if hasattr(module, "base_layer"))
+    if all(callable(getattr(one, "load_weights", None)) or _same_weight(one) for one in wrappers):
+        return named
+    return ((_of_base(name), tensor) for name, tensor in named)
+
+
+def _same_weight(wrapper: Any) -> bool:
+    own = wrapper._parameters.get("weight")
+    return own is not None and own is wrapper.base_layer._parameters.get("weight")
+
+
+def _of_base(name: str) -> str:
+    module, _, last = name.rpartition(".")
+    return f"{module}.base_layer.{last}" if module.rpartition(".")[2] in LORA_TARGETS else name
 
 
 def quick_flush() -> Any:
@@ -105,7 +126,7 @@ def sglang_install(model: Any, named_tensors: Any) -> None:
         if not hasattr(self, "_rollbench"):
             self._rollbench = Receiver(
                 lambda: runner.model,
-                runner.model.load_weights,
+                lambda named: runner.model.load_weights(wrapped(runner.model, named)),
                 lambda path: _read(runner, path),
                 lambda: _flush(self),
                 rank,
@@ -140,4 +161,4 @@ def _read(runner: Any, path: str) -> None:
             for name in file.keys():  # noqa: SIM118, it is no dictionary
                 yield name, file.get_tensor(name)
 
-    runner.model.load_weights(named())
+    runner.model.load_weights(wrapped(runner.model, named()))

@@ -16,8 +16,9 @@ import pytest
 from benchmarks import CPU, GPU
 from harness import envs, machine, models
 from harness.errors import LaunchFailed
+from harness.fresh import greedy
 from harness.link import Link
-from harness.proof import gap, greedy, tolerance
+from harness.proof import gap, tolerance
 from harness.rig import Rig, log_path
 from harness.rollouts import Rollouts
 from harness.worker import transports
@@ -114,7 +115,7 @@ def reference(link: Link, step: int) -> Rollouts:
     """Outputs with the weights of a step, brought in by the engine's loader out of shared memory."""
     link.update(step)
     link.sync()
-    return greedy(link)
+    return greedy(link.rig)
 
 
 def test_it_brings_in_the_weights_of_the_sender(launched: Any, way: str) -> None:
@@ -125,7 +126,7 @@ def test_it_brings_in_the_weights_of_the_sender(launched: Any, way: str) -> None
         for step in (1, 2, 1):
             link.update(step)
             parts = sender.sync()
-            found = greedy(link)
+            found = greedy(link.rig)
             print(way, step, parts, f"{gap(found, wanted[step]):.1e} apart")
             assert gap(found, wanted[step]) <= tolerance(link)
             assert not found.cached_B.any()
@@ -133,7 +134,7 @@ def test_it_brings_in_the_weights_of_the_sender(launched: Any, way: str) -> None
         link.update(2)
         sender.send()
         link.rig.flush()
-        untaken = greedy(link)
+        untaken = greedy(link.rig)
         assert gap(untaken, wanted[2]) > tolerance(link)
         assert gap(untaken, wanted[1]) <= tolerance(link)
 

@@ -13,13 +13,15 @@ import pytest
 
 from benchmarks import CPU, GPU
 from harness import envs, machine
+from harness.fresh import greedy
 from harness.link import Link
-from harness.proof import greedy, prove
+from harness.proof import prove
 from harness.rig import Rig, log_path
 
 ON_GPU = bool(machine.gpu_names())
 OPTIONS = replace(GPU, memory_fraction=0.4, max_running=64, graph_batch=64) if ON_GPU else replace(CPU, max_running=64)
-WAYS = [("shm", "copies"), ("shm", "loader"), ("gloo", "copies"), ("gloo", "loader"), ("disk", "loader")]
+LONG = [pytest.param(transport, "loader", marks=pytest.mark.long) for transport in ("shm", "gloo")]
+WAYS = [("shm", "copies"), ("gloo", "copies"), ("disk", "loader"), *LONG]
 GPU_WAYS = [("ipc", how) for how in ("graph", "foreach", "copies", "loader")]
 
 
@@ -57,6 +59,12 @@ def test_shares_of_two_senders_make_the_whole(rig: Rig) -> None:
     assert proof.ok, proof
 
 
+def test_what_is_held_on_the_host_is_shared_as_it_is(rig: Rig) -> None:
+    with Link(rig, "shm", "copies", on_host=True) as link:
+        proof = prove(link, 9)
+    assert proof.ok, proof
+
+
 def test_a_sync_that_moves_nothing_is_no_sync(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     with Link(rig, "shm", "loader") as link:
         monkeypatch.setattr(link, "sync", rig.flush)
@@ -81,12 +89,25 @@ def test_copies_that_changed_places_are_noticed(rig: Rig) -> None:
     assert "not what the engine's loader makes of them" in proof.reason
 
 
+def test_a_plan_is_replayed_only_where_it_does_what_the_loader_does(rig: Rig) -> None:
+    with Link(rig, "shm", "auto") as link:
+        if not link.facts["plan"][0]["copies"]:
+            assert link.how == "loader"
+            return
+        assert link.how in ("copies", "graph")
+        assert prove(link, 10).ok
+        link.ask(do="swap")
+        link.choose()
+        assert link.how == "loader"
+        assert prove(link, 11).ok
+
+
 def test_outputs_follow_the_weights_back_and_forth(rig: Rig) -> None:
     with Link(rig, "shm", "copies") as link:
         found = []
         for step in (6, 7, 6):
             link.update(step)
             link.sync()
-            found.append(greedy(link).logprobs_BT)
+            found.append(greedy(link.rig).logprobs_BT)
     assert np.allclose(found[0], found[2], atol=1e-3)
     assert not np.allclose(found[0], found[1], atol=1e-3)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.trainers.cases import Case, cases, spoilt
 from trainers import losses
-from trainers.advantages import varied
+from trainers.advantages import gae, varied, whiten
 from trainers.algorithms import ALGORITHMS, Algorithm, Kl, Targets, loss, overlong, prepare, refill, rewards
 from trainers.batch import Batch, build, join
 
@@ -194,6 +194,24 @@ def test_ppo_learns_returns_and_bounds_the_value() -> None:
     value_BT = torch.tensor([[9, 0.9, 0.9], [9, 0, 9]])
     _, figures = loss(algorithm, targets, ONES, None, value_BT)
     assert float(figures["value"]) == pytest.approx((0.75**2 + 0.8**2) / 2 / 3)
+
+
+@given(cases())
+def test_ppo_whitens_its_advantages_and_not_its_returns(case: Case) -> None:
+    targets, mask_BT = prepared(ALGORITHMS["ppo"], case), case.batch.mask_BT
+    reward_BT = rewards(ALGORITHMS["ppo"], case.batch, case.old_BT, case.reference_BT)
+    advantage_BT, return_BT = gae(reward_BT, case.value_BT, mask_BT)
+    assert torch.allclose(targets.advantage_BT, whiten(advantage_BT, mask_BT))
+    assert targets.return_BT is not None
+    assert torch.allclose(targets.return_BT, return_BT)
+
+
+def test_the_entropy_bonus_lowers_the_loss() -> None:
+    """By the mean over own tokens, 2, 3 and 7, times the coefficient."""
+    algorithm, entropy_BT = replace(ALGORITHMS["dr_grpo"], entropy=0.5), torch.tensor([[9.0, 2, 3], [9, 7, 9]])
+    total, figures = loss(algorithm, prepare(algorithm, pair(), ONES), ONES, entropy_BT)
+    assert float(figures["entropy"]) == 4
+    assert float(total) == pytest.approx(float(figures["policy"]) - 2)
 
 
 @given(cases(), st.floats(0.1, 3))

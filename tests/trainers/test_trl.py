@@ -1,5 +1,5 @@
-"""The same batch through TRL's own GRPO and RLOO code. It sits in methods of its trainers: they are called on a stand-in
-that holds what they read, and that gives them our log-probabilities where theirs would run a model."""
+"""The same batch through TRL's own GRPO and RLOO code, which sits in methods of its trainers: they are called on a
+stand-in that holds what they read, and that gives them our log-probabilities where theirs would run a model."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -49,7 +49,8 @@ def stand_in(**changes: Any) -> Any:
         "pad_to_multiple_of": None, "_tokenizer": SimpleNamespace(pad_token_id=0), "mask_truncated_completions": False,
         "use_vllm": False, "vllm_importance_sampling_correction": False, "num_iterations": 1, "ref_model": object(),
         "num_generations": SIZE, "num_generations_eval": SIZE, "reward_weights": torch.ones(1),
-        "reward_func_names": ["r"], "reward_funcs": [None], "reward_clip_range": None, "normalize_advantages": False, "beta": 0.0,
+        "reward_func_names": ["r"],
+        "reward_funcs": [None], "reward_clip_range": None, "normalize_advantages": False, "beta": 0.0,
         "multi_objective_aggregation": "sum_then_normalize", "scale_rewards": "group", "aux_loss_enabled": False,
         "top_entropy_quantile": 1.0, "off_policy_mask_threshold": None, "importance_sampling_level": "token",
         "epsilon_low": 0.2, "epsilon_high": 0.28, "loss_type": "grpo", "max_completion_length": 8,

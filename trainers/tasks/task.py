@@ -62,6 +62,9 @@ class Codec(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text up to the first token that ends an output."""
 
+    def ends(self, token: int) -> bool:
+        """Whether a token ends an output."""
+
 
 class Alphabet:
     """One token for each symbol, 32 in all: the vocabulary of a tiny model. `end` ends an output."""
@@ -78,3 +81,6 @@ class Alphabet:
         """Up to the first end; a token that is no symbol reads as the padding does."""
         known = [int(i) if 0 <= i < len(self.SYMBOLS) else self.pad for i in ids]
         return "".join(self.SYMBOLS[i] for i in known).split(self.SYMBOLS[self.end])[0]
+
+    def ends(self, token: int) -> bool:
+        return token == self.end

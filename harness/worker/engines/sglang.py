@@ -5,6 +5,7 @@ import json
 import math
 import os
 import tempfile
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 from harness.rollouts import Answer
 from harness.worker import options as equivalent
 from harness.worker.engines import Options, Report, Sampling, unheard
+from harness.worker.engines.children import end_with_children
+from harness.worker.receive import answers
 
 DEVICE_FLAGS: dict[str, Options] = {
     # The memory fraction only has to be enough for `kv_tokens`: SGLang would derive one below 0 from the prefill chunk.
@@ -39,6 +42,7 @@ class SGLang:
     def __init__(self) -> None:
         self.engine: Any = None
         self.lost = 0
+        self.closed = threading.Event()
         self.installed = False
         self.adapters = 0  # loaded so far
         self.adapter: str | None = None  # the last one's name
@@ -73,6 +77,7 @@ class SGLang:
 
         flags = self.flags(load_format, options, device)
         self.engine = Engine(model_path=model, **flags)
+        end_with_children(self.closed)
         return self._resolved(flags)
 
     def _resolved(self, asked: Options) -> Options:
@@ -128,8 +133,11 @@ class SGLang:
             self.reply = Path(tempfile.mkdtemp(dir=Path.cwd())) / "reply"
             self.installed = True
         asked = request | {"flush": True} if flush else request
+        replies = [Path(f"{self.reply}.{rank}") for rank in range(self.engine.server_args.tp_size)]
+        for reply in replies:
+            reply.unlink(missing_ok=True)  # SGLang says of the first rank alone whether it raised
         self.engine.collective_rpc("rollbench", request=asked, reply=str(self.reply))
-        return [json.loads(Path(f"{self.reply}.{rank}").read_text()) for rank in range(self.engine.server_args.tp_size)]
+        return answers([json.loads(reply.read_text()) for reply in replies])
 
     def adapt(self, path: str) -> None:
         """SGLang brings an adapter to the device with the first batch that needs it: here it must be there before. The
@@ -208,6 +216,7 @@ class SGLang:
             raise RuntimeError(f"SGLang did not flush its cache: {answer}")
 
     def close(self) -> None:
+        self.closed.set()
         if self.engine is not None:
             self.engine.shutdown()
 

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import math
 import os
+import threading
 import time
 from functools import partial
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 from harness.rollouts import Answer
 from harness.worker import options as equivalent
 from harness.worker.engines import Options, Report, Sampling, unheard
+from harness.worker.engines.children import end_with_children
 from harness.worker.engines.inprocess import InProcess
+from harness.worker.receive import answers
 from harness.worker.transports import ray_stand_in
 
 ENVIRONMENT = {
@@ -38,6 +41,7 @@ class VLLM:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.numbers = itertools.count()
+        self.closed = threading.Event()
         self.llm: Any = None
         self.adapter: Options = {}  # what a request says of it
 
@@ -75,6 +79,7 @@ class VLLM:
 
             self.llm = self.loop.run_until_complete(make())
             self.config = self.llm.vllm_config
+            end_with_children(self.closed)
         else:
             self.llm = InProcess(lambda: LLMEngine.from_engine_args(arguments), self.loop)
             self.config = self.llm.engine.vllm_config
@@ -164,16 +169,15 @@ class VLLM:
         await (self.llm.resume_generation() if self.apart else self.llm.resume())
 
     async def take(self, request: Options) -> list[Any]:
-        found: list[Any] = await self.call("collective_rpc", "rollbench", None, (request,))
-        return found
+        return answers(await self.call("collective_rpc", "rollbench", None, (request,)))
 
     async def forget(self, running: bool) -> bool:
         return bool(await self.call("reset_prefix_cache", running))
 
     def weights(self, request: Options, flush: bool) -> list[Any]:
-        answers, *done = self._ask(*self._inside(request, flush))
+        replies, *done = self._ask(*self._inside(request, flush))
+        found = answers(replies)
         self.flushed(*done)
-        found: list[Any] = answers
         return found
 
     def _inside(self, request: Options, flush: bool) -> list[tuple[Any, ...]]:
@@ -188,9 +192,10 @@ class VLLM:
 
         name = f"adapter-{next(self.numbers)}"
         load = "add_lora", LoRARequest(name, ADAPTER, path, load_inplace=True)
-        loaded, _, *done = self._ask(load, *self._inside({"do": "adapted", "name": name}, flush=True))
+        loaded, replies, *done = self._ask(load, *self._inside({"do": "adapted", "name": name}, flush=True))
         if not loaded:
             raise RuntimeError(f"vLLM did not load the adapter in {path}")
+        answers(replies)
         self.flushed(*done)
         self.adapter = {"lora_request": LoRARequest(name, ADAPTER, path)}
 
@@ -217,6 +222,7 @@ class VLLM:
             raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
 
     def close(self) -> None:
+        self.closed.set()
         if self.llm is not None and self.apart:
             self.llm.shutdown()
         elif self.llm is not None:

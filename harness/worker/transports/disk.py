@@ -8,6 +8,7 @@ from typing import Any
 from harness.worker.flat import Slot, views
 
 TOGETHER = False
+ON_DISK = True
 Address = dict[str, Any]
 
 

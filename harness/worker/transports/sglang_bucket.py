@@ -66,10 +66,10 @@ async def join(adapter: Any, address: Address) -> Address:
 
 
 async def take(adapter: Any, address: Address, payload: None) -> dict[str, float]:
-    """`wait`: for the sender's buckets; `load`: the engine's calls."""
+    """`pack`: the sender's part, which the engine waits for; `load`: the engine's calls."""
     phases, line, last = Phases(), _lines[address["path"]], False
     while not last:
-        with phases.timed("wait"):
+        with phases.timed("pack"):
             message = await line.heard()
         last = message["last"]
         with phases.timed("load"):

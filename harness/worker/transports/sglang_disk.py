@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from harness.worker.transports.disk import offer, send
+from harness.worker.transports.disk import ON_DISK, offer, send
 from harness.worker.transports.phases import Phases
 from harness.worker.transports.sglang_calls import told
 
-__all__ = ["ENGINE", "TOGETHER", "join", "leave", "offer", "send", "take"]
+__all__ = ["ENGINE", "ON_DISK", "TOGETHER", "join", "leave", "offer", "send", "take"]
 
 ENGINE = "sglang"
 TOGETHER = False

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from harness.worker.transports.disk import offer, send
+from harness.worker.transports.disk import ON_DISK, offer, send
 from harness.worker.transports.phases import Phases
 from harness.worker.transports.vllm_calls import Told, flush, rpc
 
-__all__ = ["ENGINE", "TOGETHER", "join", "leave", "offer", "send", "take"]
+__all__ = ["ENGINE", "ON_DISK", "TOGETHER", "join", "leave", "offer", "send", "take"]
 
 ENGINE = "vllm"
 TOGETHER = False
