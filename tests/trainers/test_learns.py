@@ -1,7 +1,6 @@
 """A tiny random model learns the copy task, by each algorithm: from under half right behind its warm-up to 0.9."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +12,7 @@ from trainers.settings import Settings
 from trainers.trainer import Trainer
 
 STEPS = 80
+OTHERS = ("ppo", "rloo", "dapo", "dr_grpo", "reinforce_pp")
 LEARNT = replace(SETTINGS, optimiser=AdamW(rate=RATE, betas=(0.9, 0.95)))
 LORA = replace(LEARNT, lora=Lora(rank=16, alpha=32), optimiser=AdamW(rate=5e-3, betas=(0.9, 0.95)))
 
@@ -36,7 +36,7 @@ def learnt(path: str, name: str, settings: Settings, steps: int = STEPS) -> list
     return found
 
 
-@pytest.mark.parametrize("name", ["grpo", "ppo", "rloo", "dapo"])
+@pytest.mark.parametrize("name", ["grpo", *(pytest.param(name, marks=pytest.mark.long) for name in OTHERS)])
 def test_it_learns_to_copy(name: str, warm: str) -> None:
     found = learnt(warm, name, LEARNT)
     assert found[0] < 0.5
