@@ -4,36 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from tests.trainers.copying import RATE, SETTINGS, Course, warmed
+from tests.trainers.copying import LEARNT, LORA, learnt, warmed
 from trainers.algorithms import ALGORITHMS
-from trainers.lora import Lora
 from trainers.optimiser import AdamW
-from trainers.settings import Settings
-from trainers.trainer import Trainer
 
-STEPS = 80
 OTHERS = ("ppo", "rloo", "dapo", "dr_grpo", "reinforce_pp")
-LEARNT = replace(SETTINGS, optimiser=AdamW(rate=RATE, betas=(0.9, 0.95)))
-LORA = replace(LEARNT, lora=Lora(rank=16, alpha=32), optimiser=AdamW(rate=5e-3, betas=(0.9, 0.95)))
 
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> str:
     return warmed(tmp_path_factory.mktemp("copying"), ALGORITHMS["grpo"])
-
-
-def learnt(path: str, name: str, settings: Settings, steps: int = STEPS) -> list[float]:
-    """Held-out rewards before and between steps, up to the first of at least 0.9."""
-    course = Course(Trainer(path, ALGORITHMS[name], settings))
-    found = [course.held_out()]
-    for number in range(steps):
-        figures = course.step(number)
-        assert figures["mismatch_max"] < 1e-3
-        if number % 10 == 9:
-            found.append(course.held_out())
-            if found[-1] >= 0.9:
-                break
-    return found
 
 
 @pytest.mark.parametrize("name", ["grpo", *(pytest.param(name, marks=pytest.mark.long) for name in OTHERS)])
