@@ -151,6 +151,7 @@ class Learner:
         tensors = self.tensors()
         folder.mkdir(parents=True, exist_ok=True)
         if write:
+            self.network.hf.config.dtype = self.dtype
             self.network.hf.config.save_pretrained(folder)
             found = {name: one.cpu() for name, one in tensors.items()}
             save_file(found, folder / "model.safetensors", {"format": "pt"})

@@ -74,6 +74,13 @@ def _without_dropout(model: nn.Module) -> None:
             module.attention_dropout = 0.0  # type: ignore[assignment]
 
 
+def packable(model: Any) -> bool:
+    """Whether sequences one behind the other stay apart: a layer that carries a state along lets them flow together."""
+    config = model.config
+    kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ()
+    return all(kind.endswith("attention") and not kind.startswith("linear") for kind in kinds)
+
+
 def layers(model: Any) -> list[nn.Module]:
     """The decoder layers: what is sharded, compiled and checkpointed by itself."""
     names = set(model._no_split_modules or ()) | set(getattr(model.get_decoder(), "_no_split_modules", None) or ())
@@ -85,10 +92,10 @@ def checkpointed(model: Any) -> None:
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def compiled(model: Any) -> None:
+def compiled(model: Any, backend: str = "inductor") -> None:
     """Compile each layer, once for all as they are alike; give it inputs of few shapes."""
     for layer in layers(model):
-        layer.compile()
+        layer.compile(backend=backend)
 
 
 class Backbone(nn.Module):

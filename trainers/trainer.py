@@ -41,7 +41,10 @@ class Trainer:
         self.passes = Passes(settings.budget, pack, settings.compiled, ranks)
         self.phases, self.away = Phases(self.device), Offload(self.device)
         self.random = torch.Generator().manual_seed(settings.seed)
-        self.policy = Learner(Policy(self._load()), self.dtype, self.device, settings.optimiser, settings.lora, ranks)
+        hf = self._load()
+        if pack and not model.packable(hf):
+            raise ValueError(f"model type {hf.config.model_type} carries a state from token to token: set pack=False")
+        self.policy = Learner(Policy(hf), self.dtype, self.device, settings.optimiser, settings.lora, ranks)
         self.critic: Learner | None = None
         if algorithm.critic:
             self.critic = Learner(Critic(self._load()), self.dtype, self.device, settings.critic, ranks=ranks)

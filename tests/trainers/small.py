@@ -9,6 +9,7 @@ import torch
 from harness.shapes import SHAPES, configuration
 from trainers.batch import Batch, build, group_ids
 
+torch.set_num_threads(1)  # tensors so small are only slowed down by more
 KINDS = {"llama": "tiny-llama", "qwen2": "tiny-qwen2", "qwen3": "tiny-qwen3", "qwen3_moe": "tiny-moe"}
 VOCABULARY = 64
 

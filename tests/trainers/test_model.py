@@ -151,6 +151,19 @@ def test_checkpointed_activations_change_nothing(pack: bool, tmp_path: Path) -> 
     assert torch.equal(kept.weights()[0], again.weights()[0])
 
 
+def test_compiled_layers_say_the_same_without_a_break(tmp_path: Path) -> None:
+    """The graphs are taken and run as they are: what the compiler makes of them is not ours."""
+    import torch._dynamo.utils as seen
+
+    seen.counters.clear()
+    plain, traced = (Trainer(folder(tmp_path), GRPO, replace(SMALL, pack=True)) for _ in range(2))
+    model.compiled(traced.policy.network.hf, backend="eager")
+    traced.passes = replace(traced.passes, fill=True)
+    for seed in range(2):
+        assert told(traced.train(batch(seed))) == pytest.approx(told(plain.train(batch(seed))), rel=1e-4, abs=1e-5)
+    assert seen.counters["stats"]["unique_graphs"] and not seen.counters["graph_break"]
+
+
 def test_the_varlen_kernel_is_given_what_it_takes(tmp_path: Path) -> None:
     """The kernel runs on GPUs alone: here one that computes what it documents stands for it."""
 
@@ -251,6 +264,31 @@ def test_bad_models_are_refused(tmp_path: Path) -> None:
     folder(tmp_path / "capped")
     with pytest.raises(ValueError, match="final_logit_softcapping"):
         model.load(changed(tmp_path / "capped", final_logit_softcapping=30.0), torch.float32, CPU)
+
+
+def test_a_checkpoint_of_another_dtype_keeps_its_digits_in_the_masters(tmp_path: Path) -> None:
+    whole = Trainer(folder(tmp_path / "model"), GRPO, SMALL)
+    whole.save(str(tmp_path / "saved"))
+    half = Trainer(str(tmp_path / "saved"), GRPO, replace(SMALL, dtype="bfloat16"))
+    expected, rounded = whole.policy.tensors(), half.policy.tensors()
+    assert all(torch.equal(master, expected[name]) for name, master in half.policy.held.masters.items())
+    assert all(torch.equal(rounded[name], expected[name].bfloat16()) for name in expected)
+    half.save(str(tmp_path / "half"))
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_model_that_carries_a_state_is_not_packed(tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    sizes = {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "head_dim": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16,
+    }  # fmt: skip
+    AutoConfig.for_model("qwen3_next", **sizes).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="qwen3_next carries a state from token to token: set pack=False"):
+        Trainer(str(tmp_path), GRPO, replace(SMALL, pack=True))
+    assert Trainer(str(tmp_path), GRPO, replace(SMALL, pack=False)).train(batch())["gradient_norm"] > 0
 
 
 def test_experts_that_no_buffer_holds_in_one_are_refused(tmp_path: Path) -> None:
