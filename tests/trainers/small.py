@@ -14,10 +14,17 @@ KINDS = {"llama": "tiny-llama", "qwen2": "tiny-qwen2", "qwen3": "tiny-qwen3", "q
 VOCABULARY = 64
 
 
-def folder(at: Path, kind: str = "qwen2", tied: bool = False) -> str:
+def folder(at: Path, kind: str = "qwen2", tied: bool = False, head_dim: int = 8) -> str:
     """A folder with a model's configuration alone."""
     shape = replace(
-        SHAPES[KINDS[kind]], hidden=32, layers=2, intermediate=64, vocab=VOCABULARY, head_dim=8, tied=tied, context=128
+        SHAPES[KINDS[kind]],
+        hidden=32,
+        layers=2,
+        intermediate=64,
+        vocab=VOCABULARY,
+        head_dim=head_dim,
+        tied=tied,
+        context=128,
     )
     if shape.experts:
         shape = replace(shape, experts=4, expert_inner=16)
