@@ -4,6 +4,7 @@ import statistics
 from typing import TYPE_CHECKING
 
 from harness.record import Certificate
+from harness.rollouts import Requests
 from harness.workload import independent
 
 if TYPE_CHECKING:
@@ -15,14 +16,18 @@ LEAST = {"cpu": 0.8, "cuda": 0.95}  # of the speed before; a CPU's is noise beyo
 WARM, ROUNDS, TRIES = 3, 5, 3
 
 
+def batch(rig: "Rig") -> Requests:
+    prompts, tokens = BATCH[rig.environment.device]
+    return independent((SEED,), [INPUT] * prompts, [tokens] * prompts, rig.vocabulary)
+
+
 def rounds(rig: "Rig") -> list[float]:
     """Generated tokens a second of one batch, time and again, each time from a cold prefix cache."""
-    prompts, tokens = BATCH[rig.environment.device]
-    requests = independent((SEED,), [INPUT] * prompts, [tokens] * prompts, rig.vocabulary)
-    found = []
+    requests, found = batch(rig), list[float]()
     for _ in range(WARM + ROUNDS):
         rig.flush()
-        found.append(prompts * tokens / float(rig.generate(requests, temperature=0.0, audited=False).seconds))
+        out = rig.generate(requests, temperature=0.0, audited=False)
+        found.append(int(out.output_B.sum()) / float(out.seconds))
     return found[WARM:]
 
 

@@ -1,7 +1,10 @@
-"""Which tensors an adapter has: PEFT's names for the weights of a checkpoint that are targets."""
+"""Which tensors an adapter has, and by which names an engine that takes adapters loads whole weights."""
+
+from collections.abc import Iterator
+from typing import Any
 
 from harness import shapes
-from harness.worker import adapter
+from harness.worker import adapter, inside
 from harness.worker.options import LORA_TARGETS
 
 
@@ -24,3 +27,28 @@ def test_each_expert_has_its_own() -> None:
     found = dict(adapter.shapes(shapes.tensors(shapes.SHAPES["tiny-moe"]), 4, ["up_proj"]))
     assert len(found) == 2 * 4 * 8
     assert found["base_model.model.model.layers.1.mlp.experts.7.up_proj.lora_B.weight"] == (128, 4)
+
+
+class Module:
+    """What a layer is to its loader: one that takes adapters wraps another, `base_layer`."""
+
+    def __init__(self, *layers: "Module", **has: Any) -> None:
+        self.layers = layers
+        self.__dict__.update(has)
+
+    def modules(self) -> "Iterator[Module]":
+        yield self
+        for layer in self.layers:
+            yield from layer.modules()
+
+
+def test_a_wrapped_layer_is_loaded_by_its_own_name() -> None:
+    names = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.down_proj.bias", "model.norm.weight"
+    named = [(name, number) for number, name in enumerate(names)]
+    plain, loads = Module(Module()), Module(Module(base_layer=Module(), load_weights=print))
+    assert list(inside.wrapped(plain, named)) == list(inside.wrapped(loads, named)) == named
+    assert list(inside.wrapped(Module(Module(base_layer=Module())), named)) == [
+        ("model.layers.0.self_attn.q_proj.base_layer.weight", 0),
+        ("model.layers.0.mlp.down_proj.base_layer.bias", 1),
+        ("model.norm.weight", 2),
+    ]
