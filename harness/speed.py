@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SEED, INPUT = 79, 32
 BATCH = {"cpu": (16, 16), "cuda": (64, 128)}  # by device: prompts, and tokens that each generates
 LEAST = {"cpu": 0.8, "cuda": 0.95}  # of the speed before; a CPU's is noise beyond that
-WARM, ROUNDS, TRIES = 3, 5, 3
+WARM, ROUNDS, TRIES = 2, 5, 3
 
 
 def batch(rig: "Rig") -> Requests:

@@ -1,6 +1,7 @@
 """Which tensors an adapter has, and by which names an engine that takes adapters loads whole weights."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from harness import shapes
@@ -29,25 +30,27 @@ def test_each_expert_has_its_own() -> None:
     assert found["base_model.model.model.layers.1.mlp.experts.7.up_proj.lora_B.weight"] == (128, 4)
 
 
-class Module:
-    """What a layer is to its loader: one that takes adapters wraps another, `base_layer`."""
+class Model:
+    """A model of one layer whose weight has this name."""
 
-    def __init__(self, *layers: "Module", **has: Any) -> None:
-        self.layers = layers
-        self.__dict__.update(has)
+    def __init__(self, name: str, **layer: Any) -> None:
+        self.name, self.layer = name, SimpleNamespace(**layer)
 
-    def modules(self) -> "Iterator[Module]":
-        yield self
-        for layer in self.layers:
-            yield from layer.modules()
+    def named_parameters(self) -> Iterator[tuple[str, int]]:
+        yield self.name, 0
+
+    def get_submodule(self, name: str) -> Any:
+        assert name == "model.layers.0.self_attn.qkv_proj"
+        return self.layer
 
 
 def test_a_wrapped_layer_is_loaded_by_its_own_name() -> None:
     names = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.down_proj.bias", "model.norm.weight"
     named = [(name, number) for number, name in enumerate(names)]
-    plain, loads = Module(Module()), Module(Module(base_layer=Module(), load_weights=print))
-    assert list(inside.wrapped(plain, named)) == list(inside.wrapped(loads, named)) == named
-    assert list(inside.wrapped(Module(Module(base_layer=Module())), named)) == [
+    layer = "model.layers.0.self_attn.qkv_proj"
+    assert list(inside.wrapped(Model(f"{layer}.weight"), named)) == named
+    assert list(inside.wrapped(Model(f"{layer}.base_layer.weight", load_weights=print), named)) == named
+    assert list(inside.wrapped(Model(f"{layer}.base_layer.weight"), named)) == [
         ("model.layers.0.self_attn.q_proj.base_layer.weight", 0),
         ("model.layers.0.mlp.down_proj.base_layer.bias", 1),
         ("model.norm.weight", 2),

@@ -73,10 +73,10 @@ class Extension:
 
 
 def wrapped(model: Any, named: Iterable[Any]) -> Iterable[Any]:
-    """The tensors by the names that the engine's loader knows. Where layers take adapters each is wrapped, and its own
-    weight is `base_layer.weight`; newer wrappers load it by themselves."""
-    wrappers = (module for module in model.modules() if hasattr(module, "base_layer"))
-    if all(callable(getattr(module, "load_weights", None)) for module in wrappers):
+    """The tensors by the names that the engine's loader knows. A layer that takes adapters is wrapped: in vLLM 0.26 its
+    own weight is `base_layer.weight`, later wrappers load it by themselves, and SGLang's have it as theirs."""
+    inner = next((name for name, _ in model.named_parameters() if ".base_layer." in name), "")
+    if not inner or hasattr(model.get_submodule(inner.partition(".base_layer.")[0]), "load_weights"):
         return named
     return ((_of_base(name), tensor) for name, tensor in named)
 
