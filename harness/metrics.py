@@ -69,8 +69,8 @@ _ROWS: tuple[tuple[str, str, str, Literal["higher", "lower", None], tuple[float,
     ("sync_start", "sync: start", "s", "lower", _TAIL, "taken apart: the engine's getting ready to take weights"),
     ("sync_finalise", "sync: finalise", "s", "lower", _TAIL, "taken apart: what the engine does with loaded weights"),
     ("sync_fence", "sync: fence", "s", "lower", _TAIL,
-     "an engine's own way: the call behind its calls that waits for the device, less the waiting; it is rollbench's, and "
-     "a part of the sync"),
+     "an engine's own way: rollbench's call behind the engine's that waits for the device, less the waiting; a part of "
+     "the sync"),
     ("sync_flush", "sync: flush", "s", "lower", _TAIL, "taken apart: the engine's own emptying of its prefix cache"),
     ("sync_control", "sync: control", "s", "lower", _TAIL,
      "taken apart: the engine's call around its model processes' work, without a flush"),
