@@ -6,7 +6,7 @@ nox.options.default_venv_backend = "uv"
 nox.options.sessions = ["lint", "tests"]
 
 ENGINES = ("sglang", "vllm")
-ready: list[str] = []  # engines that a bench session has made ready, for the closing one
+asked: list[str] = []  # engines that bench sessions have named, for the one that measures them
 
 
 def light(session: nox.Session, lock: str = "light") -> None:
@@ -21,8 +21,7 @@ def make_env(session: nox.Session, engine: str) -> None:
 
 
 def make_bench(session: nox.Session, engine: str) -> None:
-    make_env(session, engine)
-    ready.append(engine)
+    asked.append(engine)
     session.notify("bench")
 
 
@@ -33,20 +32,26 @@ def make_contract(session: nox.Session, engine: str) -> None:
 
 
 for engine in ENGINES:
-    for name, make in (("env", make_env), ("bench", make_bench), ("contract", make_contract)):
+    for name, make, backend in (
+        ("env", make_env, None),
+        ("bench", make_bench, "none"),
+        ("contract", make_contract, None),
+    ):
 
         def function(session: nox.Session, engine: str = engine, make: object = make) -> None:
             make(session, engine)  # type: ignore[operator]
 
         function.__doc__ = f"{make.__name__.split('_')[1]} of {engine}"
-        nox.session(function, name=f"{name}-{engine}")
+        nox.session(function, name=f"{name}-{engine}", venv_backend=backend)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the main job on the engines made ready (both, when called alone), interleaved, and show the table."""
+    """Run the main job on the engines asked for (both, when called alone), interleaved, and show the table."""
     light(session)
-    engines = (f"--engine={name}" for name in ready or ENGINES)
+    for engine in asked:
+        session.run("rollbench", "env", engine)
+    engines = (f"--engine={name}" for name in asked or ENGINES)
     # Time to end the engines and to say how to go on, when it is interrupted.
     session.run("rollbench", "run", *engines, *session.posargs, interrupt_timeout=30, terminate_timeout=30)
 

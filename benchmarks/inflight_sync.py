@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from benchmarks import CPU, GPU, HALF, SEVEN
-from harness import inflight
+from harness import fresh, inflight
 from harness.audit import figures
 from harness.inflight import Interruption, Mode, Sync
 from harness.proof import prove
@@ -16,8 +16,6 @@ from harness.workload import independent
 
 if TYPE_CHECKING:
     from harness.rig import Rig
-
-PROVING = 1_000_000_000  # the step whose weights prove a sync: none that was measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,7 @@ class InflightSync(Scenario):
     input_tokens: int = 128
     output_tokens: int = 512
     transport: Literal["ipc", "shm", "disk"] = "ipc"
-    how: Literal["graph", "foreach", "copies", "loader"] = "graph"
+    how: Literal["auto", "graph", "foreach", "copies", "loader"] = "graph"
     seed: int = 0
 
     def requests(self, index: int, vocab: int) -> Requests:
@@ -48,14 +46,14 @@ class InflightSync(Scenario):
         return figures(requests, out) | sync.figures()
 
     def finish(self, rig: "Rig") -> dict[str, Certificate]:
-        link, requests = rig.link(self.transport, self.how), self.requests(PROVING, rig.vocabulary)
+        link, requests = rig.link(self.transport, self.how), self.requests(fresh.STEP, rig.vocabulary)
         found = [{name: value for name, value in facts.items() if name != "step"} for facts in rig.facts["syncs"]]
         link.learned()
         rig.flush()
         return {
             "interrupted": inflight.certificate((Sync(**facts) for facts in found), self.options.prefix_caching),
-            "resumed": inflight.prove(rig, link, PROVING - 1, requests, Interruption(self.mode, self.after)),
-            "proof": prove(link, PROVING),
+            "resumed": inflight.prove(rig, link, fresh.STEP - 1, requests, Interruption(self.mode, self.after)),
+            "proof": prove(link, fresh.STEP),
         }
 
 

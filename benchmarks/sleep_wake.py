@@ -63,7 +63,7 @@ class SleepWake(Scenario):
     cuda_graphs: Literal["kept", "released"] = "kept"
     staged: bool = False
     transport: Literal["ipc", "shm", "disk"] = "ipc"
-    how: Literal["graph", "foreach", "copies", "loader"] = "graph"
+    how: Literal["auto", "graph", "foreach", "copies", "loader"] = "graph"
     prompts: int = 128
     input_tokens: int = 128
     output_tokens: int = 64

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks import CPU, GPU, HALF, SEVEN
-from harness import speed
+from harness import fresh, speed
 from harness.proof import prove
 from harness.record import Certificate
 from harness.scenario import Scenario
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from harness.link import Link
     from harness.rig import Rig
 
-PROVING = 1_000_000_000  # the step whose weights prove a sync: none that was measured
 OF_OURS = ("how", "senders", "bucket")  # parameters that an engine's own way has no use for
 
 Transport = Literal[
@@ -29,18 +28,21 @@ class WeightSync(Scenario):
     the engine's own loader makes; `loader` is that loader. Over `disk` the engine reads a checkpoint. A transport that
     has an engine's name is that engine's own way of taking weights, and runs on that engine alone.
 
-    Of `senders` each holds its share of the rows of every tensor; `colocated`: on the engine's GPUs. `bucket`: MiB sent
-    at once over nccl and gloo. `merged_rank`: the trainer trains a LoRA adapter of that rank and merges it into the
-    weights before it sends them whole (0: it trains all of them).
+    Of `senders` each holds its share of the rows of every tensor; `colocated`: on the engine's GPUs; `on_host`: in host
+    memory, which shm shares as it is. `bucket`: MiB sent at once over nccl and gloo. `merged_rank`: the trainer trains
+    a LoRA adapter of that rank and merges it into the weights before it sends them whole (0: it trains all of them).
+    `restart`: in a run's first pair the engine starts on the weights of the proof, as a checkpoint on disk.
     """
 
     shares = True
     transport: Transport = "ipc"
-    how: Literal["graph", "foreach", "copies", "loader"] = "graph"
+    how: Literal["auto", "graph", "foreach", "copies", "loader"] = "graph"
     senders: int = 1
     colocated: bool = True
+    on_host: bool = False
     bucket: int = 64
     merged_rank: int = 0
+    restart: bool = True
     warmup: int = 3
     steps: int = 20
 
@@ -63,11 +65,14 @@ class WeightSync(Scenario):
     def steady(self) -> str:
         return "sync_latency"
 
+    def prepare(self, rig: "Rig") -> None:
+        if self.restart:
+            fresh.prepare(rig)
+
     def link(self, rig: "Rig") -> "Link":
-        return rig.link(
-            self.transport, self.how, senders=self.senders, colocated=self.colocated, bucket=self.bucket,
-            merged_rank=self.merged_rank,
-        )  # fmt: skip
+        fresh.look(rig)
+        names = "senders", "colocated", "on_host", "bucket", "merged_rank"
+        return rig.link(self.transport, self.how, **{name: getattr(self, name) for name in names})
 
     def step(self, rig: "Rig", index: int) -> dict[str, float]:
         if "speed" not in rig.facts:
@@ -78,7 +83,7 @@ class WeightSync(Scenario):
     def finish(self, rig: "Rig") -> dict[str, Certificate]:
         self.link(rig).learned()
         kept = speed.kept(rig, rig.facts["speed"]["before"])
-        return {"speed": kept, "proof": prove(self.link(rig), PROVING)}
+        return {"speed": kept, "proof": prove(self.link(rig), fresh.STEP)}
 
 
 TINY = WeightSync(model="tiny-qwen3", options=CPU, transport="shm", how="copies", steps=10)
@@ -86,8 +91,26 @@ B05 = WeightSync(model=HALF, gpus=1, options=replace(GPU, memory_fraction=0.4))
 TWO = replace(B05, gpus=2)
 TP2 = replace(TWO, options=replace(B05.options, tensor_parallel=2))
 
+
+def large(gpus: int) -> dict[str, WeightSync]:
+    """70B over so many GPUs: shards on the engine's own GPUs, in host memory, and on the other half of the GPUs."""
+    options = replace(
+        GPU, tensor_parallel=gpus, memory_fraction=0.5 if gpus == 2 else 0.4, max_running=64, graph_batch=64
+    )
+    # The weights fit no disk beside the engine's environments.
+    here = WeightSync(model="Llama-3-70B", gpus=gpus, options=options, senders=gpus, restart=False, steps=10)
+    half = replace(options, tensor_parallel=gpus // 2, memory_fraction=0.8)
+    apart = replace(here, options=half, senders=gpus // 2, transport="nccl", colocated=False)
+    return {
+        f"70B-tp{gpus}-ipc-sharded": here,
+        f"70B-tp{gpus}-shm-host": replace(here, transport="shm", senders=1, on_host=True, steps=5),
+        **({f"70B-tp{gpus // 2}-nccl-sharded": apart} if gpus > 2 else {}),
+    }
+
+
 CASES = {
     "tiny-shm": TINY,
+    "tiny-shm-host": replace(TINY, on_host=True),
     "tiny-shm-loader": replace(TINY, how="loader"),
     "tiny-gloo": replace(TINY, transport="gloo", bucket=4),
     "tiny-gloo-sharded": replace(TINY, transport="gloo", senders=2, bucket=4),
@@ -107,6 +130,7 @@ CASES = {
         "ipc-copies": replace(B05, how="copies"),
         "ipc-loader": replace(B05, how="loader"),
         "shm": replace(B05, transport="shm"),
+        "shm-host": replace(B05, transport="shm", on_host=True),
         "gloo": replace(B05, transport="gloo", steps=5),
         "disk": replace(B05, transport="disk", how="loader", steps=5),
         "lora-merged": replace(B05, merged_rank=32),
@@ -122,4 +146,7 @@ CASES = {
         "tp2-ipc": TP2,
         "tp2-ipc-sharded": replace(TP2, senders=2),
     }.items()
-}  # fmt: skip
+} | {
+    "8B-ipc": replace(B05, model="Llama-3-8B"),
+    "30B-A3B-tp2-ipc-sharded": replace(TP2, model="Qwen3-30B-A3B", senders=2, restart=False),
+} | large(2) | large(8)  # fmt: skip

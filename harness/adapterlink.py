@@ -19,6 +19,7 @@ class AdapterLink(Senders):
     def __init__(self, rig: "Rig") -> None:
         super().__init__(rig)
         self.rank = rig.options.lora_rank
+        rig.worker  # noqa: B018, the engine takes its memory first
         try:
             self.start("adapter")
             self._hold()

@@ -1,7 +1,6 @@
 """The command line: every command of `rollbench`."""
 
 import itertools
-import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks import replay
 from harness import (
@@ -22,6 +19,7 @@ from harness import (
     crosscheck,
     doctor,
     envs,
+    gate_commands,
     groups,
     machine,
     models,
@@ -38,6 +36,7 @@ from harness.inference import Inference
 from harness.paths import results_home
 from harness.progress import progress
 from harness.record import Record
+from harness.screen import console, print_table, say, stderr, stop
 
 app = typer.Typer(
     add_completion=False,
@@ -45,16 +44,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Benchmark RL rollout backends: the same scenarios on SGLang and on vLLM, each in its own environment.",
 )
-console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
-stderr = Console(stderr=True, soft_wrap=True)
-
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")]
 BOTH = ("sglang", "vllm")
-
-
-def say(text: str) -> None:
-    """One line as it is: no markup, no wrapping."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+gate_commands.add(app)
 
 
 @app.command("list")
@@ -138,13 +130,6 @@ def show_tables(records: list[Record], markdown: bool = False) -> None:
         print_table(table, markdown)
     for line in why:
         say(line)
-
-
-def print_table(table: Table, markdown: bool) -> None:
-    if markdown:
-        say(compare.markdown(table) + "\n")
-    else:
-        console.print(table)
 
 
 @app.command("compare")
@@ -257,11 +242,6 @@ def record_trace(
 def stamp() -> None:
     """Write the commit down, for a copy of this tree that will have no git history (a GPU machine, a container)."""
     say(f"{commit.STAMP}: {commit.stamp().id}")
-
-
-def stop(text: str, code: int) -> None:
-    stderr.print(f"rollbench: {text}", markup=False, highlight=False)
-    raise typer.Exit(code)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from typing import Any, Self
 import psutil
 
 from harness.errors import LaunchFailed
-from harness.paths import PACKAGE, shared_memory
+from harness.paths import PACKAGE, PROJECT, shared_memory
+from harness.segments import Segments
 from harness.wire import Closed, Message, Wire
 
 SCRATCH = "rollbench-"  # then the light process's number: folders in shared memory, one a worker
@@ -36,7 +37,8 @@ class Worker:
     """One engine process and all that it starts, in a process group of its own.
 
     The interpreter sees this package alone through PYTHONPATH (a folder with a link to it), so that packages of the
-    light environment never shadow an engine's own.
+    light environment never shadow an engine's own. What they leave in shared memory is removed when they have ended.
+    Raises LaunchFailed when it does not start.
     """
 
     engine: str
@@ -51,22 +53,34 @@ class Worker:
         self._scratch = tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-", dir=shared_memory())
         self.folder = Path(self._scratch.name)
         (self.folder / "site").mkdir()
-        (self.folder / "site" / "harness").symlink_to(PACKAGE)
+        for package in (PACKAGE, PROJECT / "trainers"):
+            (self.folder / "site" / package.name).symlink_to(package)
+        self.segments = Segments()
         self.started = time.monotonic()
         there, back = os.pipe(), os.pipe()
+        self._wire = Wire(back[0], there[1])
+        try:
+            self._process = self._begin(there[0], back[1])
+        except OSError as error:
+            self._wire.close()
+            self._scratch.cleanup()
+            advice = "`rollbench doctor` says which engines can run"
+            raise LaunchFailed(f"{self.engine}: {self.python} does not start ({error}): {advice}") from None
+        finally:
+            os.close(there[0])
+            os.close(back[1])
+        self._pidfd = os.pidfd_open(self.pid)
+        self.ended = False
+
+    def _begin(self, incoming: int, outgoing: int) -> "subprocess.Popen[bytes]":
         variables = environment(self.environment, (self.folder / "site", *self.paths))
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [self.python, "-m", self.module, self.engine, str(there[0]), str(back[1])],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(there[0], back[1]),
+            return subprocess.Popen(
+                [self.python, "-m", self.module, self.engine, str(incoming), str(outgoing)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(incoming, outgoing),
                 start_new_session=True, env=variables, cwd=self.folder,
             )  # fmt: skip
-        os.close(there[0])
-        os.close(back[1])
-        self._wire = Wire(back[0], there[1])
-        self._pidfd = os.pidfd_open(self.pid)
-        self.ended = False
 
     @property
     def pid(self) -> int:
@@ -136,6 +150,7 @@ class Worker:
         """Ask the engine to end itself; names of the processes that did not, and had to be killed."""
         if self.ended:
             return []
+        self.look()
         self.call("close", timeout)
         select.select([self._pidfd], [], [], timeout)
         deadline = time.monotonic() + GRACE
@@ -150,12 +165,18 @@ class Worker:
         if self.ended:
             return
         self.ended = True
+        self.look()
         kill_group(self.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold a killed process for a while
             self._process.wait(GRACE)
         self._wire.close()
         os.close(self._pidfd)
         self._scratch.cleanup()
+        self.segments.remove()
+
+    def look(self) -> None:
+        """Note what the processes have in shared memory now: one that dies can no longer be asked."""
+        self.segments.look(process.pid for process in group(self.pid))
 
 
 def group(leader: int) -> list[psutil.Process]:
@@ -183,8 +204,9 @@ def kill_group(leader: int) -> None:
 
 def environment(variables: Mapping[str, str], paths: Sequence[Path]) -> dict[str, str]:
     """The variables of an engine's process: this one's, less those that would show it packages of the light
-    environment."""
+    environment. CUDA numbers GPUs as the sampler does, where it would begin with the fastest."""
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    kept["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     return kept | dict(variables) | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONUNBUFFERED": "1"}
 
 

@@ -3,35 +3,42 @@
 import functools
 import hashlib
 import subprocess
+from pathlib import Path
 
 from harness.paths import PROJECT
 from harness.record import Commit
 
 CODE = ("--", ".", ":(exclude)results")  # a record that was just written changes no code
-STAMP = PROJECT / ".rollbench" / "commit.json"
+STAMPED = ".rollbench/commit.json"  # in a tree without history
+STAMP = PROJECT / STAMPED
 
 
 @functools.cache
 def current() -> Commit:
     """The commit of this checkout; its id is `unknown` where neither git nor a stamp tells."""
-    if (PROJECT / ".git").exists():
+    return of(PROJECT)
+
+
+def of(tree: Path) -> Commit:
+    """The same of another tree."""
+    if (tree / ".git").exists():
         try:
             return Commit(
-                id=_git("rev-parse", "HEAD"),
-                tree=_git("rev-parse", "HEAD^{tree}"),
-                dirty=bool(_git("status", "--porcelain", *CODE)),
+                id=git("rev-parse", "HEAD", tree=tree),
+                tree=git("rev-parse", "HEAD^{tree}", tree=tree),
+                dirty=bool(git("status", "--porcelain", *CODE, tree=tree)),
             )
         except (OSError, subprocess.CalledProcessError):
             pass
-    if STAMP.is_file():
-        return Commit.model_validate_json(STAMP.read_text())
+    if (stamp := tree / STAMPED).is_file():
+        return Commit.model_validate_json(stamp.read_text())
     return Commit(id="unknown", tree="unknown", dirty=True)
 
 
 def changes() -> str:
     """A hash of what differs from the commit, so that two dirty trees are told apart."""
     try:
-        text = _git("diff", "HEAD", *CODE) + _git("status", "--porcelain", *CODE)
+        text = git("diff", "HEAD", *CODE) + git("status", "--porcelain", *CODE)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -44,6 +51,7 @@ def stamp() -> Commit:
     return current()
 
 
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(PROJECT), *arguments]
+def git(*arguments: str, tree: Path = PROJECT) -> str:
+    """What git prints. Raises CalledProcessError when it fails, OSError where there is none."""
+    command = ["git", "-C", str(tree), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -28,7 +28,8 @@ def findings(root: Path) -> Iterator[Finding]:
     if found.gpus:
         yield Finding("ok", f"GPUs: {', '.join(found.gpus)}, driver {found.driver}: the cuda lane")
     else:
-        yield Finding("ok", "no GPU that NVML shows: the cpu lane, with tiny models")
+        hidden = f" ({machine.VISIBLE} is {os.environ[machine.VISIBLE]!r})" if machine.VISIBLE in os.environ else ""
+        yield Finding("ok", f"no GPU that NVML shows{hidden}: the cpu lane, with tiny models")
     yield _load()
     yield _shared_memory()
     yield _disk()

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness import proof
+from harness import fresh, proof
 from harness.record import Certificate
 from harness.rollouts import Requests, Rollouts
 
@@ -118,12 +118,12 @@ def offered(link: "Link") -> tuple[dict[str, Any], float]:
 def prove(rig: "Rig", link: "Link", step: int, requests: Requests, interruption: Interruption) -> Certificate:
     """Interrupt a call with the weights of another step. Behind it the engine must answer as it does after the same
     weights came in while it was idle, not as before, and nothing may come from the prefix cache of the old ones."""
-    before = proof.greedy(link)
+    before = fresh.greedy(rig)
     link.update(step)
     generate(rig, link, requests, interruption, temperature=0.0, audited=False)
-    after = proof.greedy(link)
+    after = fresh.greedy(rig)
     link.sync()
-    apart, allowed = proof.gap(after, proof.greedy(link)), proof.tolerance(link)
+    apart, allowed = proof.gap(after, fresh.greedy(rig)), proof.tolerance(link)
     wrong = [f"{n} prompt tokens from the old prefix cache"] if (n := int(after.cached_B.sum())) else []
     if proof.gap(before, after) <= allowed:
         wrong.append("outputs did not change with the weights")

@@ -11,17 +11,22 @@ from harness.worker import transports
 if TYPE_CHECKING:
     from harness.rig import Rig
 
+FASTEST = {"cpu": "copies", "cuda": "graph"}  # by device: how a plan is replayed
+
 
 class Link(Senders):
     """Weights of the rig's model in `senders` processes of their own, sent over `transport`; `how` the receivers bring
-    them in: `graph`, `foreach` or `copies` replay a plan, `loader` is the engine's own. Several senders share the rows
-    of each tensor. `colocated`: they are on the engine's GPUs, else on those behind them. `bucket`: MiB sent at once,
-    where a transport does not offer the whole buffer. `merged_rank`: of an adapter that the sender trains and merges
-    into its weights (0: none)."""
+    them in: `graph`, `foreach` or `copies` replay a plan, `loader` is the engine's own, `auto` the fastest that does
+    what the loader does. Several senders share the rows of each tensor. `colocated`: they are on the engine's GPUs,
+    else on those behind them; `on_host`: they hold the weights in host memory. `bucket`: MiB sent at once, where a
+    transport does not offer the whole buffer. `merged_rank`: of an adapter that the sender trains and merges into its
+    weights (0: none)."""
+
+    module = "holder"  # of harness.worker, that the senders run
 
     def __init__(
-        self, rig: "Rig", transport: str, how: str, senders: int = 1, colocated: bool = True, bucket: int = 64,
-        merged_rank: int = 0,
+        self, rig: "Rig", transport: str, how: str, senders: int = 1, colocated: bool = True, on_host: bool = False,
+        bucket: int = 64, merged_rank: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(rig)
         self.transport, self.how, self.merged_rank = transport, how, merged_rank
@@ -29,24 +34,18 @@ class Link(Senders):
         self.together = bool(self.way.TOGETHER)
         self.ranks, self.bucket = rig.options.tensor_parallel, bucket << 20
         self.facts |= {"transport": transport, "how": how, "senders": senders, "colocated": colocated}
+        rig.worker  # noqa: B018, the engine takes its memory first
         try:
-            self.start("holder", senders, 0 if colocated else self.ranks)
-            self._hold()
+            self.start(self.module, senders, 0 if colocated else self.ranks)
+            self._hold(on_host=on_host, merged_rank=merged_rank)
             self._open()
         except BaseException:
             self.close()
             raise
 
-    def _hold(self) -> None:
+    def _hold(self, **more: Any) -> None:
         """Give the senders weights that are not the engine's."""
-        tensors = [[name, list(size)] for name, size in models.tensors_of(self.rig.model)]
-        held = [
-            sender.call(
-                "hold", self.rig.timeout, tensors=tensors, dtype=self.rig.options.dtype, device=device, rank=number,
-                ranks=len(self.senders), merged_rank=self.merged_rank,
-            ).value
-            for number, (sender, device) in enumerate(zip(self.senders, self.devices, strict=True))
-        ]  # fmt: skip
+        held = self.hold(**more)
         self.slots, self.bytes = held[0]["slots"], int(held[0]["bytes"])
         self.facts |= {"bytes": self.bytes, "sender_bytes": [one["buffer"] for one in held]}
         self.facts |= {"base_bytes": held[0]["base"]} if self.merged_rank else {}
@@ -61,6 +60,24 @@ class Link(Senders):
         opened = self.ask(do="open", transport=self.transport, addresses=addresses, slots=self.slots, dtype=dtype)
         self.facts |= {"plan": opened, "path": self.transport}
         self._measure_floors()
+        if self.how == "auto":
+            self.choose()
+
+    def choose(self) -> None:
+        """Replay from now on, if that gives the hashes that the engine's loader gives here; else the loader."""
+        found, fast = [], FASTEST[self.rig.environment.device]
+        self.how = "loader"
+        if self.hashable() and all(plan.get("copies") for plan in self.facts["plan"]):
+            for how in ("loader", fast):
+                self.ask(do="scramble", value=0.5)
+                self.take(how=how)
+                found.append(self.ask(do="hashes"))
+            self.how = fast if found[0] == found[1] else "loader"
+        self.facts |= {"how": self.how}
+
+    def hashable(self) -> bool:
+        """Whether hashes see all that is sent, not the few parameters that an engine leaves visible."""
+        return bool(sum(self.ask(do="bytes")) >= self.bytes)
 
     def _offered(self) -> list[dict[str, Any]]:
         """The senders' addresses. What is sent lies on a disk where that is the way, else in shared memory."""

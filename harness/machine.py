@@ -1,6 +1,7 @@
 """The machine: what it is (compared between records) and the state it is in (recorded, never compared)."""
 
 import functools
+import itertools
 import os
 import platform
 import re
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 MIB = 1 << 20
 WATCHED_EVERY = 0.01  # seconds
+VISIBLE = "CUDA_VISIBLE_DEVICES"  # where it is set, the GPUs are those that it names
 
 
 class Machine(BaseModel):
@@ -37,9 +39,9 @@ class Machine(BaseModel):
 def fingerprint() -> Machine:
     cpu, cores = cpu_model(), len(os.sched_getaffinity(0))
     with nvml() as n:
-        handles = _handles(n)
-        gpus = tuple(str(n.nvmlDeviceGetName(h)) for h in handles)
-        driver = str(n.nvmlSystemGetDriverVersion()) if handles else ""
+        cards = handles(n)
+        gpus = tuple(str(n.nvmlDeviceGetName(h)) for h in cards)
+        driver = str(n.nvmlSystemGetDriverVersion()) if cards else ""
     name = f"{len(gpus)}x-{gpus[0]}" if gpus else f"{cpu}-{cores}-cores"
     return Machine(
         id=re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"),
@@ -72,15 +74,15 @@ def state() -> dict[str, Any]:
         "ram_available_gib": round(psutil.virtual_memory().available / (1 << 30), 2),
     }
     with nvml() as n:
-        if handles := _handles(n):
-            now["gpus"] = [_gpu_state(n, h) for h in handles]
+        if cards := handles(n):
+            now["gpus"] = [_gpu_state(n, h) for h in cards]
     return now
 
 
 def device_memory_mib() -> list[int]:
-    """Memory in use on each GPU as the driver counts it, all processes together."""
+    """Memory in use on each GPU that an engine is shown, as the driver counts it, all processes together."""
     with nvml() as n:
-        return [int(n.nvmlDeviceGetMemoryInfo(h).used) // MIB for h in _handles(n)]
+        return [int(n.nvmlDeviceGetMemoryInfo(h).used) // MIB for h in handles(n)]
 
 
 class Watch:
@@ -137,7 +139,7 @@ def _gpu_state(n: Any, handle: Any) -> dict[str, Any]:
 
 @contextmanager
 def nvml() -> Iterator[Any]:
-    """The NVML module, initialised where there is a driver; `_handles` is empty where there is none."""
+    """The NVML module, initialised where there is a driver; `handles` is empty where there is none."""
     import pynvml
 
     try:
@@ -151,8 +153,29 @@ def nvml() -> Iterator[Any]:
         pynvml.nvmlShutdown()
 
 
-def _handles(n: Any) -> list[Any]:
+def handles(n: Any) -> list[Any]:
+    """The GPUs that CUDA shows to an engine, in its order: `cuda:0` is the first. All of the host, or those that
+    CUDA_VISIBLE_DEVICES names up to the first entry that names none, where CUDA stops too. Indices count as NVML does,
+    by PCI bus, which `harness.client.environment` has CUDA do."""
     try:
-        return [n.nvmlDeviceGetHandleByIndex(i) for i in range(n.nvmlDeviceGetCount())]
+        every = [n.nvmlDeviceGetHandleByIndex(i) for i in range(n.nvmlDeviceGetCount())]
     except n.NVMLError:
         return []
+    if (names := os.environ.get(VISIBLE)) is None:
+        return every
+    return list(
+        itertools.takewhile(lambda card: card is not None, (_named(n, x.strip(), every) for x in names.split(",")))
+    )
+
+
+def _named(n: Any, name: str, every: list[Any]) -> Any:
+    """The GPU of an index, of a UUID or its beginning, or of a MIG slice's UUID; None where there is none."""
+    if name.isdecimal():
+        return dict(enumerate(every)).get(int(name))
+    try:
+        if name.startswith("MIG-"):
+            return n.nvmlDeviceGetHandleByUUID(name)
+        fitting = [card for card in every if name.startswith("GPU-") and n.nvmlDeviceGetUUID(card).startswith(name)]
+    except n.NVMLError:
+        return None
+    return fitting[0] if len(fitting) == 1 else None

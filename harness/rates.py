@@ -1,22 +1,18 @@
 """What a device can do: peaks that its vendor states, and rates that a probe reached on it inside an environment."""
 
-import contextlib
 import hashlib
 import json
-import os
-import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.client import GRACE, SCRATCH, environment, kill_group, tail
+from harness.client import Worker, environment
 from harness.errors import LaunchFailed
 from harness.machine import boot_id
-from harness.paths import PACKAGE, shared_memory
 from harness.store import write
 
+MODULE = "harness.worker.rates"
 TIMEOUT = 120.0  # seconds, most of them for importing torch from a cold disk
 
 
@@ -78,35 +74,11 @@ def measured(
     seen = environment(variables or {}, ()).get("CUDA_VISIBLE_DEVICES")
     digest = hashlib.sha256(json.dumps([python, seen]).encode()).hexdigest()
     kept = folder / f"rates-{boot_id()[:8]}-{digest[:8]}.json"
+    log = kept.with_suffix(".log")
     try:
         if not kept.is_file():
-            write(kept, json.dumps(_probe(python, paths, variables or {}, timeout), indent=1) + "\n")
+            with Worker("probe of rates", python, log, variables or {}, tuple(paths), MODULE) as probe:
+                write(kept, json.dumps(probe.call("rates", timeout).value, indent=1) + "\n")
         return {"devices": json.loads(kept.read_text())}
     except (OSError, ValueError, LaunchFailed) as error:
-        return {"failed": f"{python}: {error}"}
-
-
-def _probe(python: str, paths: Sequence[Path], variables: Mapping[str, str], timeout: float) -> Any:
-    """Run the probe in a process group of its own, which is gone afterwards. Raises OSError when there is no such
-    interpreter, LaunchFailed when the probe fails or is late, ValueError when it wrote no JSON."""
-    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-", dir=shared_memory()) as name:
-        scratch = Path(name)
-        (scratch / "site").mkdir()
-        (scratch / "site" / "harness").symlink_to(PACKAGE)
-        out, log = scratch / "rates.json", scratch / "log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [python, "-m", "harness.worker.rates", str(out)], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-                start_new_session=True, env=environment(variables, (scratch / "site", *paths)), cwd=scratch,
-            )  # fmt: skip
-        try:
-            status = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise LaunchFailed(f"no rates within {timeout:g} s") from None
-        finally:
-            kill_group(process.pid)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold a killed process for a while
-                process.wait(GRACE)
-        if status:
-            raise LaunchFailed(f"the probe of rates ended with status {status}: {tail(log, 1)}")
-        return json.loads(out.read_text())
+        return {"failed": f"{python}: {str(error).splitlines()[0]} (log: {log.name})"}

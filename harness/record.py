@@ -4,12 +4,28 @@
 """
 
 import json
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from harness.errors import NotComparable
 from harness.machine import Machine
+
+# Options and parameters that came after the first records: what a record without one ran with. None: whatever each
+# engine does when it is not told. A default that changes later changes nothing here.
+OPTIONS_BEFORE = {
+    "tensor_parallel": 1, "chunked_prefill": None, "graph_batch": 512, "kv_tokens": 0, "kv_dtype": "auto",
+    "attention": "auto", "lora_rank": 0, "sleep": False,
+}  # fmt: skip
+INFERENCE_BEFORE = {"concurrency": 0, "stream": False, "cache_floor": 0.0, "flush": True}
+PARAMS_BEFORE: dict[str, dict[str, Any]] = {  # by scenario
+    "single_turn": INFERENCE_BEFORE | {"samples": 1, "rate": 0.0, "arrivals": "poisson"},
+    "multi_turn": {"flush": True},
+    "long_context": {"flush": True},
+    "replay": {"flush": True},
+    "weight_sync": {"senders": 1, "colocated": True, "bucket": 64},
+}
+RENAMED = {"single_turn": {"requests": "prompts"}}  # parameters, by scenario: the old name and today's
 
 
 class Certificate(BaseModel):
@@ -70,6 +86,14 @@ class Record(BaseModel):
     started: AwareDatetime
     ended: AwareDatetime
     launches: list[Launch]
+
+    @model_validator(mode="after")
+    def _with_later_fields(self) -> Self:
+        """A record of any age has all fields of today in its options and parameters; its file stays as it is."""
+        names, before = RENAMED.get(self.scenario, {}), PARAMS_BEFORE.get(self.scenario, {})
+        self.options = OPTIONS_BEFORE | self.options
+        self.params = before | {names.get(name, name): value for name, value in self.params.items()}
+        return self
 
     @property
     def good(self) -> list[Launch]:

@@ -12,6 +12,7 @@ from harness import machine, models
 from harness.adapterlink import AdapterLink
 from harness.audit import Audit
 from harness.client import Worker
+from harness.crew import Crew, Lesson
 from harness.envs import Environment
 from harness.errors import LaunchFailed
 from harness.link import Link
@@ -34,6 +35,7 @@ PAUSE, SETTLE_ASLEEP = 0.05, 2.0  # seconds between two readings of device memor
 
 class Rig(ExitStack):
     """One launch of one engine. The worker starts at the first use; leaving the context ends it, whatever happened.
+    The first `gpus` that the engine is shown are looked at (0: all).
 
     Calls raise LaunchFailed when the engine dies, refuses or takes longer than `timeout` seconds.
     """
@@ -46,6 +48,7 @@ class Rig(ExitStack):
         log: Path,
         timeout: float,
         tell: Callable[[str], None],
+        gpus: int = 0,
     ) -> None:
         super().__init__()
         self.environment, self.model, self.options = environment, model, options
@@ -54,10 +57,17 @@ class Rig(ExitStack):
         self.facts: dict[str, Any] = {}
         self.flags: dict[str, Any] = {}
         self.versions: dict[str, str] = {}
+        self.start_on: Path | None = None  # a checkpoint in place of the model's weights
+        self.fresh: Rollouts | None = None  # what an engine started on it answers (`harness.fresh`)
         self._worker: Worker | None = None
         self._link: Any = None  # a Link or an AdapterLink
-        self.baseline_mib = machine.device_memory_mib()  # in use on each GPU before the launch
+        self.gpus = gpus
+        self.baseline_mib = machine.device_memory_mib()[: gpus or None]  # in use on each GPU before the launch
         self.began = time.monotonic()
+
+    @property
+    def loaded(self) -> models.Model:
+        return models.find(self.model)
 
     @property
     def worker(self) -> Worker:
@@ -67,17 +77,19 @@ class Rig(ExitStack):
         return self._worker
 
     def _start(self) -> None:
-        model = models.find(self.model)
-        env = self.environment
+        model, env = self.loaded, self.environment
         self.tell(f"waiting for {env.engine} to start")
         worker = self._worker = Worker(env.engine, env.python, self.log, self.variables(model.local), env.paths)
         self.facts["model"] = Path(model.path).name
+        at, form = (str(self.start_on), "auto") if self.start_on else (model.path, model.load_format)
         self.callback(self._end)
-        self._sampler = self.enter_context(Sampler(self.log.with_suffix(".series.jsonl"), worker.pid))
+        series = self.log.with_suffix(".series.jsonl")
+        self._sampler = self.enter_context(Sampler(series, worker.pid, gpus=self.gpus))
         reply = worker.call(
-            "start", self.timeout, model=model.path, load_format=model.load_format,
+            "start", self.timeout, model=at, load_format=form,
             options=self.options.of(env.engine), device=env.device,
         )  # fmt: skip
+        worker.look()
         self.flags, self.versions = reply.value["flags"], reply.value["versions"]
         if env.shims:
             self.versions["shims"] = env.shims
@@ -139,6 +151,11 @@ class Rig(ExitStack):
         `options` are those of `Link`."""
         kind = OwnLink if transport in OWN_WAYS else Link
         found: Link = self._linked(lambda: kind(self, transport, how, **options))
+        return found
+
+    def crew(self, transport: str, how: str, lesson: Lesson, **options: Any) -> Crew:
+        """A trainer joined to the engine, in the same way."""
+        found: Crew = self._linked(lambda: Crew(self, transport, how, lesson, **options))
         return found
 
     def adapter_link(self) -> AdapterLink:

@@ -1,8 +1,9 @@
 """A process of its own that samples the machine while one launch runs; `harness.series` reads what it wrote.
 
-`python -m harness.sampler PATH PERIOD LEADER PARENT`: every PERIOD seconds a row of JSON is added to PATH in one write,
-so that a kill loses nothing. It ends on SIGTERM, or when PARENT, the process that started it, is gone; the last line
-says which. What Python has to say when it dies goes to the same file.
+`python -m harness.sampler PATH PERIOD LEADER PARENT GPUS`: every PERIOD seconds a row of JSON is added to PATH in one
+write, so that a kill loses nothing. Of the GPUs that an engine is shown it asks the first GPUS (0: all). It ends on
+SIGTERM, or when PARENT, the process that started it, is gone; the last line says which. What Python has to say when it
+dies goes to the same file.
 """
 
 import contextlib
@@ -34,10 +35,11 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Sampler:
-    """Samples to `path` until the context is left. `leader` leads the engine's session; `period` is in seconds."""
+    """Samples to `path` until the context is left. `leader` leads the engine's session; `period` is in seconds; of the
+    GPUs the first `gpus` are asked (0: all)."""
 
-    def __init__(self, path: Path, leader: int, period: float | None = None) -> None:
-        self.path, self.leader = path, leader
+    def __init__(self, path: Path, leader: int, period: float | None = None, gpus: int = 0) -> None:
+        self.path, self.leader, self.gpus = path, leader, gpus
         self.period = period or (0.1 if machine.gpu_names() else 0.25)
 
     def __enter__(self) -> Self:
@@ -47,7 +49,7 @@ class Sampler:
         with self.path.open("ab") as file:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "harness.sampler", self.path, str(self.period), str(self.leader),
-                 str(os.getpid())], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                 str(os.getpid()), str(self.gpus)], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
                 start_new_session=True, env=os.environ | {"PYTHONPATH": found},
             )  # fmt: skip
         return self
@@ -66,11 +68,12 @@ class Sampler:
                 self._process.wait(STOP)
 
 
-def sample(path: Path, period: float, leader: int, parent: int) -> None:
+def sample(path: Path, period: float, leader: int, parent: int, gpus: int) -> None:
     """The sampler's own process. Deadlines are absolute; those that were missed are left out."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # waited for below
     with path.open("ab", buffering=0) as out, machine.nvml() as n:
-        probe, deadline, end = Probe(leader, parent, n, machine._handles(n)), time.monotonic(), ""
+        cards = machine.handles(n)[: gpus or None]
+        probe, deadline, end = Probe(leader, parent, n, cards), time.monotonic(), ""
         row = probe.row(whole=True)
         while out.write(json.dumps(row, separators=(",", ":")).encode() + b"\n") and not end:
             deadline += period * max(1, -((deadline - time.monotonic()) // period))
@@ -288,4 +291,4 @@ def _read(file: int | None, size: int = 4096) -> bytes:
 
 
 if __name__ == "__main__":
-    sample(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    sample(Path(sys.argv[1]), float(sys.argv[2]), *map(int, sys.argv[3:6]))

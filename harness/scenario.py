@@ -72,6 +72,9 @@ class Scenario(ABC):
     def steady(self) -> str:
         return "step_time"
 
+    def prepare(self, rig: "Rig") -> None:  # noqa: B027, most need nothing
+        """Before the engine of a run's first pair starts."""
+
     @abstractmethod
     def step(self, rig: "Rig", index: int) -> dict[str, float]:
         """One measurement: metric (a name of METRICS) and sample. Another `index`, other token ids of the same work."""

@@ -92,8 +92,8 @@ def _direct(rig: Rig, case: Inference) -> Iterator[Callable[[list[list[int]]], f
     }
     with Worker(engine, rig.environment.python, rig.log.with_suffix(".direct.log"), rig.variables(local=True),
                 rig.environment.paths, module="harness.worker.direct") as worker:  # fmt: skip
-        worker.tell(job)
-        yield lambda batch: float(worker.ask({"batch": batch}, rig.timeout)["throughput"])
+        worker.call("start", rig.timeout, job=job)
+        yield lambda batch: float(worker.call("throughput", rig.timeout, batch=batch).value)
 
 
 def _rig(environment: Environment, model: str, options: Options, tell: Tell) -> Rig:

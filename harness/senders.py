@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from harness import models
 from harness.client import Reply, Worker
 
 if TYPE_CHECKING:
@@ -25,13 +26,20 @@ class Senders(ExitStack):
     def start(self, module: str, count: int = 1, first: int = 0) -> None:
         """Start `count` of them, on the GPUs from the number `first` on."""
         rig, env = self.rig, self.rig.environment
-        rig.worker  # noqa: B018, the engine takes its memory first
         for number in range(count):
             log = rig.log.with_suffix(f".{module}{number}.log")
             name, variables = f"{module} of weights for {env.engine}", rig.variables(local=True)
             sender = Worker(name, env.python, log, variables, env.paths, f"harness.worker.{module}")
             self.senders.append(self.enter_context(sender))
             self.devices.append(env.device if env.device == "cpu" else f"cuda:{first + number}")
+
+    def hold(self, **more: Any) -> list[dict[str, Any]]:
+        """Have holders share the weights of the rig's model (`harness.worker.holder.Holder.hold`); what they say."""
+        tensors = [[name, list(size)] for name, size in models.tensors_of(self.rig.model)]
+        shared = {"tensors": tensors, "dtype": self.rig.options.dtype, "ranks": len(self.senders)} | more
+        for rank, (sender, device) in enumerate(zip(self.senders, self.devices, strict=True)):
+            sender.post("hold", rank=rank, device=device, **shared)
+        return [sender.answer("hold", self.rig.timeout).value for sender in self.senders]
 
     def all(self, name: str, **args: Any) -> list[Reply]:
         """Ask all of them at once."""

@@ -47,7 +47,7 @@ class Window:
     peak_rss: float | None  # bytes, summed over the session (pages they share count in each)
     least_available: float | None  # bytes of host memory
     throttled_seconds: float | None  # of the cgroup, summed over CPUs
-    peak_used_mib: Floats
+    peak_used_mib: Floats  # by all processes together, as the driver counts it
     used_first_mib: Floats
     used_last_mib: Floats
     energy_j: Floats  # also None when the rows do not reach over the whole window or the counter stands still
@@ -57,7 +57,7 @@ class Window:
     sm_share_min: Floats  # the lowest SM clock while busy and not at the power cap, of the median
     celsius_max: Floats
     throttle: list[list[str]]  # names of the reasons seen
-    processes_max: Floats
+    processes_max: Floats  # with a CUDA context at once, anybody's; a GPU is asked every 2 s times the count of GPUs
 
 
 @dataclass(frozen=True)

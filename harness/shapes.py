@@ -54,6 +54,10 @@ SHAPES = {
     "tiny-llama": tiny("llama"),
     "tiny-qwen2": tiny("qwen2"),
     "tiny-qwen3": tiny("qwen3"),
+    # A vocabulary of as many tokens as the tasks of trainers/ have symbols: it learns on a CPU.
+    "tiny-rl": Shape(
+        "qwen3", 128, 2, 4, 4, 256, 32, tied=False, head_dim=32, weights=True, dtype="float32"
+    ),
     "tiny-moe": tiny("qwen3_moe", experts=8, active=2, expert_inner=128),
     # Dimensions from the configurations published with the models.
     "Qwen2.5-0.5B": Shape("qwen2", 896, 24, 14, 2, 4864, 151936, tied=True),
@@ -111,8 +115,8 @@ def configuration(shape: Shape) -> dict[str, object]:
         "rms_norm_eps": shape.norm_eps,
         "hidden_act": "silu",
         "attention_bias": False,
-        "bos_token_id": 256,
-        "eos_token_id": 257,
+        "bos_token_id": 256 if shape.vocab > 257 else 0,
+        "eos_token_id": 257 if shape.vocab > 257 else 1,
         "use_sliding_window": False,
         "torch_dtype": shape.dtype,
         **(_mixture(shape) if shape.experts else {}),

@@ -52,7 +52,9 @@ class Shift:
         started is the error of every case."""
         began, case = datetime.now(UTC), next(iter(self.cases.values()))
         turns = [self._turn(name, place, began) for place, name in enumerate(self.cases, 1)]
-        with Rig(self.slot.environment, case.model, case.options, turns[0].log, self.timeout, self.tell) as rig:
+        with Rig(
+            self.slot.environment, case.model, case.options, turns[0].log, self.timeout, self.tell, case.gpus
+        ) as rig:  # fmt: skip
             self._measure(rig, turns)
         for turn in self.failed or self.measured[-1:]:
             _stop(turn.launch)
@@ -78,6 +80,8 @@ class Shift:
     def _measure(self, rig: Rig, turns: list[Measured]) -> None:
         why, error = INTERRUPTED, ""
         try:
+            if self.slot.pair == 1:
+                turns[0].scenario.prepare(rig)
             rig.worker  # noqa: B018, starts it
             for turn in turns:
                 self._measure_one(rig, turn)

@@ -8,6 +8,7 @@ from rich.table import Table
 
 import benchmarks
 from harness import scenario
+from harness.calibrate import Rates, Spread
 from harness.compare import plain
 from harness.plan import Key, Plan, spoken
 from harness.record import Certificate, Launch, Record
@@ -62,6 +63,57 @@ def of_plan(expected: Plan, planned: Sequence[Sequence[Key]], launches: int) -> 
         names = "\n".join(case for case, _ in keys)
         table.add_row(names, keys[0][1], str(launches), f"{spoken(expected.seconds(*keys))}{shared} ({how})")
     return table
+
+
+def of_spreads(found: Mapping[tuple[str, str, str], Spread], pairs: Sequence[int], alpha: float) -> Table:
+    """How each metric varies here, and the smallest change that the gate finds with 80 % power: alone, and with one of
+    so many cells that block."""
+    title = f"spread on this machine, and the change found in four of five gates (alone / one of {len(found)} cells)"
+    table = Table(title=title, title_justify="left")
+    for header in ("case", "engine", "metric", "launches", "inside one", "rests on", *(f"{n} pairs" for n in pairs)):
+        table.add_column(header, overflow="fold")
+    for (case, engine, _), spread in found.items():
+        metric = spread.metric
+        both = ((spread.detectable(n, level) for level in (alpha, alpha / len(found))) for n in pairs)
+        seen = (" / ".join(of_amount(v, spread.ratio, metric.unit) for v in pair) for pair in both)
+        own = (of_amount(v, spread.ratio, metric.unit) for v in (spread.between, spread.within))
+        table.add_row(plain(case), plain(engine), metric.title, *own, f"{spread.freedom} df", *seen)
+    return table
+
+
+def of_rates(found: Sequence[Rates], metrics: int, trials: int, about: str) -> Table:
+    """False alarms and power by the number of pairs."""
+    table = Table(title=f"{about}; {trials} simulated gates each", title_justify="left")
+    effects = list(found[0].power)
+    alarms = (f"any false regress of {metrics}", "any false change")
+    both = (
+        f"{what} (alone / one of {metrics})"
+        for what in ("pass where nothing changed", *(f"+{e:.3g} % found" for e in (effect * 100 for effect in effects)))
+    )
+    for header in ("pairs", *alarms, *both):
+        table.add_column(header)
+    for rates in found:
+        power = (rates.power[effect] for effect in effects)
+        shown = (f"{alone:.1%} / {among:.1%}" for alone, among in (rates.sure, *power))
+        table.add_row(str(rates.pairs), f"{rates.alarm:.1%}", f"{rates.flag:.1%}", *shown)
+    return table
+
+
+def of_rivals(found: Mapping[tuple[str, int], tuple[float, float]], cells: int, effect: float) -> Table:
+    """What other tools say of the same sessions; none of them corrects for the number of cells."""
+    table = Table(title="other tools on the same sessions", title_justify="left")
+    for header in ("tool", "pairs", f"any false regress of {cells}", f"+{effect * 100:.3g} % found"):
+        table.add_column(header)
+    for (name, pairs), (alarm, power) in found.items():
+        table.add_row(name, str(pairs), f"{alarm:.1%}", f"{power:.1%}")
+    return table
+
+
+def of_amount(value: float, share: bool, unit: str = "") -> str:
+    """`3.4 %`, or an amount with its unit; what nobody would call a figure any more is `-`."""
+    if not share:
+        return f"{value:.2g} {unit}".strip() if value < 1e6 else "-"
+    return f"{value:.1%}".replace("%", " %") if value < 10 else "over 10x"
 
 
 def of_record(found: Record) -> Table:

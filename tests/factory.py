@@ -29,7 +29,7 @@ def record(engine: str = "vllm", values: tuple[float, ...] = (100.0, 101.0, 99.0
         "case": "single_turn/tiny-16",
         "scenario": "single_turn",
         "engine": engine,
-        "params": {"model": "tiny-qwen3", "requests": 16},
+        "params": {"model": "tiny-qwen3", "prompts": 16},
         "options": {"dtype": "float32", "native": {}},
         "flags": {"seed": 0},
         "lane": "cpu",

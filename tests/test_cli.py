@@ -76,8 +76,8 @@ def test_dry_run_shows_the_plan_and_starts_nothing(results: Path) -> None:
 def test_dry_run_shows_which_cases_share_launches(results: Path) -> None:
     done = rollbench("run", "weight_sync/tiny-*", "-e", "fake", "--dry-run", "--launches", "2", COLUMNS="120")
     assert done.returncode == 0, done.stderr
-    assert "about 5 min in all" in done.stdout  # 25 + 6 * 20 s, twice
-    assert "2 min for its 6 cases (a guess)" in done.stdout
+    assert "about 6 min in all" in done.stdout  # 25 + 7 * 20 s, twice
+    assert "3 min for its 7 cases (a guess)" in done.stdout
     assert "own" not in done.stdout  # the engines' own ways are not the fake's
     chosen = "run", "single_turn/tiny-1", "single_turn/tiny-16", "-e", "fake", "--dry-run"
     assert "for its" not in rollbench(*chosen, COLUMNS="120").stdout
@@ -140,10 +140,10 @@ def test_compare_shows_records_and_passes_alien_files_over(results: Path) -> Non
 
 
 def test_compare_refuses_what_differs_and_names_it(results: Path) -> None:
-    paths = [store.save(record(params={"model": "tiny-qwen3", "requests": n}), results) for n in (16, 32)]
+    paths = [store.save(record(params={"model": "tiny-qwen3", "prompts": n}), results) for n in (16, 32)]
     done = rollbench("compare", *map(str, paths))
     assert done.returncode == 2
-    assert "params.requests was 16, now 32" in done.stderr
+    assert "params.prompts was 16, now 32" in done.stderr
 
 
 def test_show_and_list_and_doctor(results: Path) -> None:
@@ -159,7 +159,22 @@ def test_show_and_list_and_doctor(results: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "run", "compare", "show", "list", "options", "trace", "doctor", "env", "selfcheck", "crosscheck", "stamp"],
+    [
+        "",
+        "run",
+        "compare",
+        "show",
+        "list",
+        "options",
+        "trace",
+        "doctor",
+        "env",
+        "selfcheck",
+        "crosscheck",
+        "stamp",
+        "gate",
+        "calibrate",
+    ],
 )
 def test_every_command_explains_itself(command: str) -> None:
     helped = CliRunner().invoke(cli.app, [*command.split(), "--help"])
@@ -169,7 +184,7 @@ def test_every_command_explains_itself(command: str) -> None:
 
 def test_hostile_text_in_a_record_is_shown_as_text(results: Path) -> None:
     hostile = "[red]<script>alert(1)</script>\u202e\x1b[31m"
-    path = store.save(record(params={"model": hostile, "requests": 1}), results)
+    path = store.save(record(params={"model": hostile, "prompts": 1}), results)
     assert "[red]<script>" in rollbench("show", str(path)).stdout
     compared = rollbench("compare", "--markdown").stdout
     assert "[red]<script>" in compared

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from harness import client
+from harness import client, paths
 from harness.client import Worker
 from harness.errors import LaunchFailed
 from harness.paths import PROJECT
@@ -131,6 +131,20 @@ def test_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     while psutil.pid_exists(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not psutil.pid_exists(pid)
+
+
+def test_an_interpreter_that_is_not_there_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    def held() -> tuple[int, int]:
+        return psutil.Process().num_fds(), len([*paths.shared_memory().glob(f"{client.SCRATCH}{os.getpid()}-*")])
+
+    before = held()
+    with pytest.raises(LaunchFailed) as failure:
+        Worker("vllm", "/gone/python", tmp_path / "log")
+    assert str(failure.value) == (
+        "vllm: /gone/python does not start ([Errno 2] No such file or directory: '/gone/python'): `rollbench doctor` "
+        "says which engines can run"
+    )
+    assert held() == before
 
 
 def test_folders_of_killed_runs_are_swept(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_other_runs_are_not_paired() -> None:
 
 def test_records_of_other_parameters_are_refused() -> None:
     with pytest.raises(NotComparable):
-        compare.ratios(record(), record(params={"model": "tiny-qwen3", "requests": 1}))
+        compare.ratios(record(), record(params={"model": "tiny-qwen3", "prompts": 1}))
 
 
 def test_an_engine_that_a_case_is_not_of_was_not_run() -> None:

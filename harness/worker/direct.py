@@ -1,7 +1,7 @@
 """The same work as a scenario's, asked of an engine directly in its own process: what the harness is held against.
 
-`python -m harness.worker.direct ENGINE INCOMING OUTGOING`: a job comes over the wire, then batches, each answered with
-its tokens per second. It shares flags with the adapters and nothing else.
+`python -m harness.worker.direct ENGINE INCOMING OUTGOING`. It shares flags with the adapters, and how calls come in,
+and nothing else.
 """
 
 import os
@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from harness.wire import Wire
-from harness.worker.__main__ import end_with_parent
+from harness.worker.__main__ import serve
 
 Batch = list[list[int]]
 Generate = Callable[[Batch], int]  # generates, and says how many tokens came
@@ -44,19 +43,18 @@ def sglang(job: dict[str, Any]) -> tuple[Callable[[], Any], Generate]:
     return engine.flush_cache, generate
 
 
-def main() -> None:
-    end_with_parent(int(sys.argv[2]))
-    wire = Wire(int(sys.argv[2]), int(sys.argv[3]))
-    job = wire.receive()
-    os.environ.update(job["environment"])
-    flush, generate = {"vllm": vllm, "sglang": sglang}[sys.argv[1]](job)
-    while True:
-        batch = wire.receive()["batch"]
-        flush()
+class Direct:
+    def start(self, job: dict[str, Any]) -> None:
+        os.environ.update(job["environment"])
+        self._flush, self._generate = {"vllm": vllm, "sglang": sglang}[sys.argv[1]](job)
+
+    def throughput(self, batch: Batch) -> float:
+        """Tokens a second of a batch, from a cold prefix cache."""
+        self._flush()
         start = time.perf_counter()
-        tokens = generate(batch)
-        wire.send({"throughput": tokens / (time.perf_counter() - start)})
+        tokens = self._generate(batch)
+        return tokens / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":
-    main()
+    serve(Direct(), int(sys.argv[2]), int(sys.argv[3]))

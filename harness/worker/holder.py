@@ -10,17 +10,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.worker import transports
 from harness.worker.__main__ import serve
 from harness.worker.adapter import Adapter, merged, of_weight
-from harness.worker.flat import Piece, Slot, buckets, held, layout, rows, shares
-from harness.worker.transports import disk
+from harness.worker.flat import held, layout, rows, shares
+from harness.worker.sender import Sender
+from harness.worker.transports import disk, shm
 
 BASE = 2_000_000_000  # the step whose weights are those that an adapter is merged into
 Named = tuple[str, Any]  # a tensor with its name in the checkpoint
 
 
-class Holder:
+class Holder(Sender):
     """Weights of the shapes given, or one rank's rows of them; each `update` is another set of random ones, scaled as a
     model's are, the same however many ranks share them.
 
@@ -28,39 +28,32 @@ class Holder:
     matrices of the base that it changes are held besides.
     """
 
-    slots: list[Slot]
-    pieces: dict[str, Piece]  # by name
-    buffer: Any
-    dtype: Any
-
     def __init__(self) -> None:
-        self.addresses: dict[str, dict[str, Any]] = {}  # by transport
-        self.rank, self.ranks = 0, 1
+        super().__init__()
         self.adapter: Adapter | None = None
         self.base: dict[str, Any] = {}
 
     def hold(
         self, tensors: list[tuple[str, list[int]]], dtype: str, device: str, rank: int = 0, ranks: int = 1,
-        merged_rank: int = 0,
+        on_host: bool = False, merged_rank: int = 0,
     ) -> dict[str, Any]:  # fmt: skip
-        """Raises ValueError for an adapter of several ranks: it is merged by one sender that holds whole tensors."""
+        """`on_host`: in host memory that `shm` shares as it is, though made on the device. Raises ValueError for an
+        adapter of several ranks: it is merged by one sender that holds whole tensors."""
         import torch
 
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.ranks, self.device = rank, ranks, device
         self.dtype = getattr(torch, dtype)
         self.slots = layout(tensors, self.dtype.itemsize)
-        mine, have = shares(self.slots, rank, ranks), [slot for slot in self.slots if self._rows(slot.shape[0])]
-        self.pieces = {slot.name: piece for slot, piece in zip(have, mine, strict=True)}
-        self.buffer = torch.zeros(held(mine), dtype=torch.uint8, device=device)
+        self.pieces = shares(self.slots, rank, ranks)
+        have = [slot for slot in self.slots if self._rows(slot.shape[0])]
+        self.places = {slot.name: piece for slot, piece in zip(have, self.pieces, strict=True)}
+        size = held(self.pieces)
+        self.buffer = shm.held(size) if on_host else torch.zeros(size, dtype=torch.uint8, device=device)
         if merged_rank and ranks > 1:
             raise ValueError("an adapter is merged by one sender that holds whole tensors, not by several with shards")
         if merged_rank:
             self._hold_base(merged_rank)
-        slots = [[slot.name, list(slot.shape), slot.offset, slot.bytes] for slot in self.slots]
-        return {
-            "slots": slots, "bytes": sum(slot.bytes for slot in self.slots), "buffer": self.buffer.numel(),
-            "base": sum(tensor.nbytes for tensor in self.base.values()),
-        }  # fmt: skip
+        return self.held() | {"base": sum(tensor.nbytes for tensor in self.base.values())}
 
     def _hold_base(self, rank: int) -> None:
         self.adapter = self._adapter(rank)
@@ -72,7 +65,7 @@ class Holder:
     def _adapter(self, rank: int) -> Adapter:
         found = Adapter()
         dtype, tensors = str(self.dtype).removeprefix("torch."), [(slot.name, list(slot.shape)) for slot in self.slots]
-        found.hold(tensors, rank, dtype, str(self.buffer.device))
+        found.hold(tensors, rank, dtype, self.device)
         return found
 
     def update(self, step: int | None) -> float:
@@ -94,7 +87,7 @@ class Holder:
         with torch.no_grad():
             for name, tensor in named:
                 if mine := self._rows(tensor.shape[0]):
-                    piece, part = self.pieces[name], tensor[mine.start : mine.stop]
+                    piece, part = self.places[name], tensor[mine.start : mine.stop]
                     self.buffer[piece.local : piece.end].view(self.dtype).view(part.shape).copy_(part)
         self._fence()
 
@@ -105,9 +98,9 @@ class Holder:
     def _made(self, step: int) -> Iterator[Named]:
         import torch
 
-        generator = torch.Generator(self.buffer.device).manual_seed(step)
+        generator = torch.Generator(self.device).manual_seed(step)
         for slot in self.slots:
-            tensor = torch.empty(slot.shape, dtype=self.dtype, device=self.buffer.device)
+            tensor = torch.empty(slot.shape, dtype=self.dtype, device=self.device)
             if slot.name.endswith("norm.weight"):
                 yield slot.name, tensor.normal_(1.0, 0.1, generator=generator)
             else:
@@ -121,44 +114,6 @@ class Holder:
             fresh.update(step)
             named = merged(named, fresh.tensors)
         disk.write(named, Path(folder), model)
-
-    def sent(self) -> int:
-        """A hash of the weights."""
-        from harness.worker.hashes import hashed
-
-        return hashed(self.buffer)
-
-    def offer(
-        self, transport: str, folder: str, model: str, receivers: int = 1, bucket: int = 1 << 26
-    ) -> dict[str, Any]:
-        """Address of the weights for the receivers, over that transport. `model`: a folder with its configuration;
-        `bucket`: bytes that a transport sends at once."""
-        module = transports.load(transport)
-        address: dict[str, Any] = module.offer(self.buffer, self.slots, self.dtype, folder) | {
-            "model": model,
-            "sender": self.rank,
-            "senders": self.ranks,
-            "receivers": receivers,
-            "pieces": [[piece.flat, piece.bytes, piece.local, piece.row] for piece in self.pieces.values()],
-            "buckets": buckets(list(self.pieces.values()), bucket),
-            "bucket": bucket,
-        }
-        if hasattr(module, "meet"):
-            module.meet(self.buffer, self.slots, self.dtype, address)
-        self.addresses[transport] = address
-        return address
-
-    def send(self, transport: str) -> Any:
-        """Send the weights; they are there when this returns, what it returns is for the engine."""
-        found = transports.load(transport).send(self.buffer, self.slots, self.dtype, self.addresses[transport])
-        self._fence()
-        return found
-
-    def _fence(self) -> None:
-        if self.buffer.is_cuda:
-            import torch
-
-            torch.cuda.synchronize(self.buffer.device)
 
     def close(self) -> None:
         del self.buffer

@@ -1,31 +1,31 @@
-"""What the devices reach with the torch of this environment: `python -m harness.worker.rates OUT.json`.
+"""What the devices reach with the torch of this environment: `python -m harness.worker.rates NAME INCOMING OUTGOING`.
 
-A list, an entry a visible CUDA device: `device`, its name; `copy_gb_s`, copies within its memory, 10^9 bytes read and
-written a second, the median, and `copy_gb_s_best`; `matmul_tflop_s`, products of square matrices of `matmul_dtype`,
-10^12 FLOP/s, the median. Without CUDA one entry, `cpu`, for one thread on small sizes. Nothing else may run meanwhile.
+`rates` gives a list, an entry a visible CUDA device: `device`, its name; `copy_gb_s`, copies within its memory, 10^9
+bytes read and written a second, the median, and `copy_gb_s_best`; `matmul_tflop_s`, products of square matrices of
+`matmul_dtype`, 10^12 FLOP/s, the median. Without CUDA one entry, `cpu`, for one thread on small sizes. Nothing else may
+run meanwhile.
 """
 
-import json
 import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any
+
+from harness.worker.__main__ import serve
 
 WARM_UP, TIMED = 3, 20  # runs
 
 
-def main() -> None:
-    import torch
+class Probe:
+    def rates(self) -> list[dict[str, Any]]:
+        import torch
 
-    if torch.cuda.is_available():
-        found = [cuda(torch, index) for index in range(torch.cuda.device_count())]
-    else:
+        if torch.cuda.is_available():
+            return [cuda(torch, index) for index in range(torch.cuda.device_count())]
         torch.set_num_threads(1)
-        found = [{"device": "cpu"} | rates(torch, "cpu", 64 << 20, 1024, torch.float32)]
-    Path(sys.argv[1]).write_text(json.dumps(found))
+        return [{"device": "cpu"} | rates(torch, "cpu", 64 << 20, 1024, torch.float32)]
 
 
 def cuda(torch: Any, index: int) -> dict[str, Any]:
@@ -78,4 +78,4 @@ def seconds(torch: Any, device: str, work: Callable[[], Any]) -> list[float]:
 
 
 if __name__ == "__main__":
-    main()
+    serve(Probe(), int(sys.argv[2]), int(sys.argv[3]))

@@ -207,14 +207,18 @@ def test_memory_is_told_in_gib_or_not_at_all(rig: Rig) -> None:
     assert all(0 < gib < 10_000 for gib in rig.engine_memory().values())
 
 
-def test_closes_leaving_nothing(rig: Rig) -> None:
+def test_closes_leaving_nothing(rig: Rig, engine: str) -> None:
     leader = rig.worker.pid
     before = client.group(leader)
+    rig.worker.look()
+    segments = rig.worker.segments.left
     certificate = rig.shut_down()
     time.sleep(0.1)
     assert before
     assert certificate.ok, certificate.reason
     assert client.group(leader) == []
+    assert any(path.name.startswith("sglang_loads_") for path in segments) == (engine == "sglang")
+    assert not any(path.exists() for path in segments)
     peak = rig.series().window(rig.began, time.monotonic()).peak_rss
     assert peak is not None
     assert peak > 10 << 20

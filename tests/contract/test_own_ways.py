@@ -16,9 +16,10 @@ import pytest
 from benchmarks import CPU, GPU
 from harness import envs, machine
 from harness.errors import LaunchFailed
+from harness.fresh import greedy
 from harness.metrics import METRICS
 from harness.ownlink import OwnLink
-from harness.proof import gap, greedy, prove, tolerance
+from harness.proof import gap, prove, tolerance
 from harness.rig import Rig, log_path
 from harness.worker import transports
 
@@ -92,13 +93,13 @@ def test_it_brings_in_the_weights_of_the_sender(launched: Any, way: str) -> None
         assert sum(parts.values()) == pytest.approx(times["sync_latency"])
         assert all(seconds > 0 for seconds in parts.values())
         assert {"sync_load", "sync_fence", "sync_control"} <= parts.keys() <= METRICS.keys()
-        old = greedy(link)
+        old = greedy(link.rig)
         link.update(2)
         link.send()
         link.rig.flush()
-        assert gap(old, greedy(link)) <= tolerance(link)  # what was not taken is not there
+        assert gap(old, greedy(link.rig)) <= tolerance(link)  # what was not taken is not there
         link.sync()
-        assert gap(old, greedy(link)) > tolerance(link)
+        assert gap(old, greedy(link.rig)) > tolerance(link)
 
 
 def test_weights_that_were_not_taken_are_noticed(launched: Any, way: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from benchmarks import CPU, GPU
 from harness import envs, machine
+from harness.fresh import greedy
 from harness.link import Link
-from harness.proof import gap, greedy, prove, tolerance
+from harness.proof import gap, prove, tolerance
 from harness.rig import Rig, log_path
 from harness.worker.holder import BASE
 
@@ -61,10 +62,10 @@ def test_shares_of_two_senders_make_the_whole(rig: Rig) -> None:
 @pytest.mark.parametrize("how", ["copies", "loader"])
 def test_an_adapter_is_merged_into_what_is_sent(rig: Rig, how: str) -> None:
     with Link(rig, "shm", how, merged_rank=4) as link:
-        proof, merged = prove(link, 9), greedy(link)
+        proof, merged = prove(link, 9), greedy(link.rig)
         seconds = link.update(None)["sync_merge"]
         link.sync()
-        bare = greedy(link)
+        bare = greedy(link.rig)
     assert proof.ok, proof
     assert seconds > 0
     assert 0 < link.facts["base_bytes"] < link.bytes
@@ -72,7 +73,13 @@ def test_an_adapter_is_merged_into_what_is_sent(rig: Rig, how: str) -> None:
     with Link(rig, "shm", "loader") as link:  # of what an adapter is merged into
         link.update(BASE)
         link.sync()
-        assert gap(greedy(link), bare) <= tolerance(link)
+        assert gap(greedy(link.rig), bare) <= tolerance(link)
+
+
+def test_what_is_held_on_the_host_is_shared_as_it_is(rig: Rig) -> None:
+    with Link(rig, "shm", "copies", on_host=True) as link:
+        proof = prove(link, 9)
+    assert proof.ok, proof
 
 
 def test_a_sync_that_moves_nothing_is_no_sync(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,12 +106,25 @@ def test_copies_that_changed_places_are_noticed(rig: Rig) -> None:
     assert "not what the engine's loader makes of them" in proof.reason
 
 
+def test_a_plan_is_replayed_only_where_it_does_what_the_loader_does(rig: Rig) -> None:
+    with Link(rig, "shm", "auto") as link:
+        if not link.facts["plan"][0]["copies"]:
+            assert link.how == "loader"
+            return
+        assert link.how in ("copies", "graph")
+        assert prove(link, 10).ok
+        link.ask(do="swap")
+        link.choose()
+        assert link.how == "loader"
+        assert prove(link, 11).ok
+
+
 def test_outputs_follow_the_weights_back_and_forth(rig: Rig) -> None:
     with Link(rig, "shm", "copies") as link:
         found = []
         for step in (6, 7, 6):
             link.update(step)
             link.sync()
-            found.append(greedy(link).logprobs_BT)
+            found.append(greedy(link.rig).logprobs_BT)
     assert np.allclose(found[0], found[2], atol=1e-3)
     assert not np.allclose(found[0], found[1], atol=1e-3)

@@ -3,7 +3,8 @@
 A token is a hash of the prompt and of the number of syncs before it, which stands for the weights, so that outputs are
 repeatable and depend on every prompt token. `native={"seconds_per_token": …}` makes it take time; other native options
 make it fail, so that faults can be tested.
-`native={"memory": FILE}` gives it a device: FILE says how many MiB of it are in use.
+`native={"memory": FILE}` gives it a device: FILE says how many MiB of it are in use. `native={"segment": NAME}` has it
+leave that in shared memory.
 """
 
 import asyncio
@@ -43,6 +44,8 @@ class Fake:
         self.idle.set()
         if self.native.get("die_at_start"):
             raise RuntimeError("the fake engine was told to die at its start")
+        if "segment" in self.native:
+            self.segment = Path("/dev/shm", self.native["segment"]).open("wb")  # noqa: SIM115, held to the end
         self._hold()
         return {"vocab_size": VOCAB, "max_model_len": options.get("max_model_len"), **self.native}
 

@@ -1,0 +1,43 @@
+"""An engine that was started on the weights of one step: what it answers then, it must answer after a sync of them."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.rollouts import Rollouts
+from harness.senders import Senders
+from harness.workload import independent
+
+if TYPE_CHECKING:
+    from harness.rig import Rig
+
+STEP = 1_000_000_000  # none that is measured
+SEED, REQUESTS, INPUT = 77, 48, 300  # the batch whose outputs are looked at; prompts longer than a cache's block
+OUTPUT = 2  # tokens: the first is the likeliest of a prompt, and its log-probability knows every weight
+
+
+def prepare(rig: "Rig") -> None:
+    """Write a checkpoint of STEP's weights, which the engine of this rig starts on instead of the model's own."""
+    rig.log.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(rig.enter_context(tempfile.TemporaryDirectory(prefix="fresh-", dir=rig.log.parent)))
+    with Senders(rig) as senders:
+        senders.start("holder")
+        senders.hold()
+        senders.all("checkpoint", step=STEP, folder=str(folder / "checkpoint"), model=rig.loaded.path)
+        senders.end()
+    rig.start_on = folder / "checkpoint"
+
+
+def look(rig: "Rig") -> None:
+    """What the engine answers before the first sync, where it was started on such a checkpoint, which goes."""
+    if rig.start_on is not None and rig.fresh is None:
+        rig.fresh = greedy(rig)
+        shutil.rmtree(rig.start_on)
+
+
+def greedy(rig: "Rig") -> Rollouts:
+    """Outputs of a fixed batch, with what the prefix cache holds."""
+    count = min(REQUESTS, rig.vocabulary)  # each begins with a token of its own
+    prompts = independent((SEED,), [INPUT] * count, [OUTPUT] * count, rig.vocabulary)
+    return rig.generate(prompts, temperature=0.0, logprobs=True, audited=False)

@@ -1,0 +1,48 @@
+"""Text to token ids and back, by what a model's vocabulary is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainers.tasks.task import Alphabet, Codec
+
+
+class Folded(Alphabet):
+    """The symbols for a vocabulary of any size, which says each of them by many tokens: for models with random weights,
+    whose rewards then differ as those of a model that knows little."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return super().decode([i % len(self.SYMBOLS) for i in ids])
+
+    def ends(self, token: int) -> bool:
+        return super().ends(token % len(self.SYMBOLS))
+
+
+class Tokenizer:
+    """A model's own, of its folder or its name at a hub."""
+
+    def __init__(self, path: str) -> None:
+        from transformers import AutoTokenizer
+
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(path)  # type: ignore[no-untyped-call]
+        self.end = self.tokenizer.eos_token_id
+
+    def encode(self, text: str) -> list[int]:
+        found: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return found
+
+    def decode(self, ids: Sequence[int]) -> str:
+        upto = next((place for place, token in enumerate(ids) if self.ends(token)), len(ids))
+        return str(self.tokenizer.decode(list(ids[:upto])))
+
+    def ends(self, token: int) -> bool:
+        return bool(token == self.end)
+
+
+def suited(path: str, vocabulary: int, words: bool) -> Codec:
+    """words: whether a task's texts are more than the symbols of `Alphabet`, so that the model's own is needed."""
+    if words:
+        return Tokenizer(path)
+    if vocabulary < len(Alphabet.SYMBOLS):
+        raise ValueError(f"{Path(path).name} has {vocabulary} tokens, the tasks {len(Alphabet.SYMBOLS)} symbols")
+    return Alphabet() if vocabulary == len(Alphabet.SYMBOLS) else Folded()
