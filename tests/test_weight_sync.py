@@ -10,7 +10,7 @@ import pytest
 from benchmarks import adapter_sync, weight_sync
 from benchmarks.adapter_sync import AdapterSync
 from benchmarks.weight_sync import CASES, WeightSync
-from harness import proof
+from harness import fresh, proof
 from harness.groups import grouped
 from harness.metrics import METRICS
 from harness.record import Certificate
@@ -84,7 +84,7 @@ class Sync:
 
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch) -> Any:
-    found = SimpleNamespace(facts={}, done=[], asked=[])
+    found = SimpleNamespace(facts={}, done=[], asked=[], start_on=None)
     sync = Sync(found.done)
 
     def link(*arguments: Any, **more: Any) -> Sync:
@@ -107,9 +107,9 @@ def test_speed_is_taken_before_the_first_sync_and_behind_the_last(rig: Any) -> N
     assert figures.keys() <= METRICS.keys()
     assert case.finish(cast(Rig, rig)) == {"speed": OK, "proof": OK}
     assert rig.done == [
-        "rounds", "update 0", "sync", "update 1", "sync", "learned", [9.0], f"prove {weight_sync.PROVING}",
+        "rounds", "update 0", "sync", "update 1", "sync", "learned", [9.0], f"prove {fresh.STEP}",
     ]  # fmt: skip
-    how = {"senders": 1, "colocated": True, "bucket": 64, "merged_rank": 32}
+    how = {"senders": 1, "colocated": True, "on_host": False, "bucket": 64, "merged_rank": 32}
     assert rig.asked[0] == ("shm", "copies", how)
 
 
@@ -138,7 +138,8 @@ class Adapted:
     """An adapter's link whose engine does as it is told, but for what a test takes out."""
 
     def __init__(self, without: str) -> None:
-        self.without, self.rig = without, SimpleNamespace(options=Options(dtype="float32"))
+        self.without = without
+        self.rig = SimpleNamespace(options=Options(dtype="float32"), answers=self.answers)
         self.sent: int | None = 0
         self.has: tuple[int | None, int | None] = (None, None)  # the base, and the adapter above it
         self.cached = 0
@@ -154,7 +155,7 @@ class Adapted:
     def whole(self, step: int | None) -> None:
         self.has = (step or 0) + (self.without == "merge"), self.has[1]
 
-    def greedy(self) -> Rollouts:
+    def answers(self) -> Rollouts:
         total = sum(step or 0 for step in self.has)
         return outputs([total % 7] * 4, [-1.0 - total] * 4, self.cached)
 
@@ -169,7 +170,7 @@ class Adapted:
     ],
 )
 def test_an_adapters_proof_turns_red(monkeypatch: pytest.MonkeyPatch, without: str, words: str) -> None:
-    monkeypatch.setattr(proof, "greedy", Adapted.greedy)
+    monkeypatch.setattr(proof, "greedy", lambda rig: rig.answers())
     found = proof.prove_adapter(cast(Any, Adapted(without)), 11)
     assert found.ok is not bool(without)
     assert words in found.reason
