@@ -1,5 +1,7 @@
 """Sessions only; what they do is in the package. `nox -s bench-sglang bench-vllm` is the main job."""
 
+import pathlib
+
 import nox
 
 nox.options.default_venv_backend = "uv"
@@ -63,13 +65,42 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", "-m", "not real", "-n", "auto", *session.posargs)
 
 
+@nox.session(python="3.11")
+def trainers(session: nox.Session) -> None:
+    """Tests of trainers/, in an environment with torch for the CPU."""
+    light(session)  # it knows where such a build of torch is
+    find = "from harness.envs import torch_source; print(*torch_source('cpu'))"
+    source = str(session.run("python", "-c", find, silent=True)).split()
+    lock = "requirements/trainers-cpu.txt"
+    session.run_install("uv", "pip", "sync", "--quiet", "--require-hashes", *source, lock)
+    session.install("--quiet", "--no-deps", "--editable", ".")
+    session.run("pytest", "tests/trainers", "-n", "auto", *session.posargs)
+
+
+@nox.session
+def speed(session: nox.Session) -> None:
+    """Time the harness's own hot paths against the base that this machine has stored; the first run stores it.
+
+    A base is of one machine: `rm -r .rollbench/speed` forgets it. It fails where a median is half as long again.
+    """
+    light(session, "dev")
+    kept = pathlib.Path(".rollbench/speed")
+    against = ["--benchmark-compare", "--benchmark-compare-fail=median:50%"]
+    how = against if any(kept.rglob("*.json")) else ["--benchmark-save=base"]
+    session.run(
+        "pytest", "tests/speed", "--override-ini=addopts=-q", "--benchmark-only", "--benchmark-warmup=on",
+        f"--benchmark-storage=file://{kept}", *how, *session.posargs,
+    )  # fmt: skip
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Format, lint, types; those of trainers/ in the vLLM environment, which has torch."""
+    """Format, lint, types (those of trainers/ in the vLLM environment, which has torch), the tracked report."""
     light(session, "dev")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("mypy", "-p", "harness", "-p", "benchmarks")
+    session.run("rollbench", "report", "--check")
     with_torch = str(session.run("rollbench", "env", "vllm", silent=True)).splitlines()[-1]
     session.run("mypy", "-p", "trainers", "--python-executable", with_torch)
 

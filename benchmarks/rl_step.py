@@ -1,6 +1,7 @@
 """Whole RL steps: the engine answers, a trainer learns, and the weights go back into the engine, phase by phase."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ from harness.metrics import FROM_TRAINER
 from harness.proof import prove
 from harness.record import Certificate
 from harness.rig import GIB
+from harness.rollouts import Requests
 from harness.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ PARTS = {"weights": "discarded", "kv_cache": "discarded"}  # of the engine's mem
 JUDGED = 64  # prompts whose greedy answers tell what was learnt
 
 Figures = dict[str, float]
+Between = Callable[[], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,7 @@ class RLStep(Scenario):
 
     def _in_turn(self, rig: "Rig", crew: Crew, number: int) -> tuple[Figures, Figures, Figures]:
         """Answer, learn, sync; what came of answering and of learning, and seconds of the other phases."""
-        answered, phases = self._answer(rig, crew, number), Figures()
+        answered, phases = self._answered(crew, number, self._begun(crew, number)), Figures()
         if self.sleeps:
             phases |= {"phase_sleep": rig.sleep(PARTS), "phase_onload": crew.onload()}
         crew.post_learn(number)
@@ -103,17 +106,21 @@ class RLStep(Scenario):
     def _one_off(self, rig: "Rig", crew: Crew, number: int) -> tuple[Figures, Figures, Figures]:
         """Learn what was answered in the step before, while the next one is answered; then sync."""
         if "ahead" not in rig.facts:
-            self._answer(rig, crew, number)
+            self._answered(crew, number, self._begun(crew, number))
+        learnt, ahead = Figures(), AHEAD + number
+        requests = self._begun(crew, ahead)
         crew.post_learn(rig.facts.get("ahead", number))
-        rig.facts["ahead"] = AHEAD + number
-        answered = self._answer(rig, crew, AHEAD + number)
-        learnt = crew.learnt()
+        rig.facts["ahead"] = ahead
+        answered = self._answered(crew, ahead, requests, lambda: learnt.update(crew.learnt()))
         return answered, learnt, {"phase_rollout": answered["seconds"], "phase_sync": crew.sync()["sync_latency"]}
 
-    def _answer(self, rig: "Rig", crew: Crew, number: int) -> Figures:
-        """A step's conversations: what they took, and what they are worth to a trainer."""
+    def _begun(self, crew: Crew, number: int, **changed: Any) -> Requests | None:
         asked = {"prompts": self.prompts, "samples": self.samples, "input_tokens": self.input_tokens}
-        turns = crew.answer(number, 1.0, limit=self.output_tokens, **asked)
+        return crew.begin(number, **asked | {"limit": self.output_tokens} | changed)
+
+    def _answered(self, crew: Crew, number: int, begun: Requests | None, between: Between = lambda: None) -> Figures:
+        """A step's conversations: what they took, and what they are worth to a trainer."""
+        turns = crew.answer(number, begun, 1.0, between)
         prompt, output = (
             np.concatenate([getattr(out, f"{name}_B") for _, out in turns]) for name in ("prompt", "output")
         )
@@ -135,8 +142,7 @@ class RLStep(Scenario):
 
     def finish(self, rig: "Rig") -> dict[str, Certificate]:
         crew = self.crew(rig)
-        judged = {"prompts": JUDGED, "samples": 1, "input_tokens": self.input_tokens, "limit": self.output_tokens}
-        crew.answer(HELD_OUT, 0.0, held_out=True, **judged)
+        crew.answer(HELD_OUT, self._begun(crew, HELD_OUT, prompts=JUDGED, samples=1, held_out=True), 0.0)
         rig.facts["held_out"] = reached = crew.score(HELD_OUT)
         found = {"mismatch": self._mismatch(rig.facts["mismatch"])}
         if self.goal:
@@ -164,12 +170,13 @@ class RLStep(Scenario):
         return Certificate(ok=apart <= allowed, figure=apart, reason=f"log-probabilities {apart:.1e} from those before")
 
 
-START = {"steps": 40, "prompts": 64}  # after which about two of three symbols are right
-WORDS = {"letters": "abcd", "shortest": 2, "longest": 4}
+WORDS = {"shortest": 2, "longest": 4}
 SMALL = {"rate": 1e-3, "budget": 4096}
+START = {"steps": 60, "prompts": 64, "rate": 1e-3}
 TINY = RLStep(
     model="tiny-rl", options=replace(CPU, max_running=512, kv_tokens=20_000), transport="shm", sleeps=False,
-    lesson=Lesson(settings=SMALL, options=WORDS, warm_up=START), steps=8,
+    lesson=Lesson(settings=SMALL, options=WORDS, changes={"kl": 0.0}, warm_up=START),
+    output_tokens=6, steps=8,
 )  # fmt: skip
 LARGE = {"rate": 1e-6, "checkpointing": True}
 B05 = RLStep(
@@ -177,6 +184,7 @@ B05 = RLStep(
     output_tokens=512, lesson=Lesson(settings=LARGE),
 )  # fmt: skip
 APART = replace(B05, gpus=2, transport="nccl", colocated=False, sleeps=False)
+LEARN = ("grpo", "ppo", "rloo", "dapo")
 ALGORITHMS = ("grpo", "dr_grpo", "ppo", "rloo", "dapo", "reinforce_pp")
 
 
@@ -190,7 +198,7 @@ CASES = {
     "tiny-grpo-lora": learning(TINY, settings=SMALL | {"lora": 8}),
     "tiny-grpo-off": replace(TINY, lag=1),
     "tiny-grpo-ranks": replace(TINY, ranks=2),
-    "tiny-grpo-learns": replace(TINY, goal=0.9, steps=60),
+    **{f"tiny-{name}-learns": replace(learning(TINY, algorithm=name), goal=0.9, steps=100) for name in LEARN},
     "tiny-grpo-still": learning(TINY, settings=SMALL | {"rate": 0}),
     "tiny-grpo-tool": learning(replace(TINY, output_tokens=24), task="calculator", options={}, warm_up={}),
 } | {

@@ -85,6 +85,19 @@ def _failures(path: Path) -> list[Failure]:
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
 
 
+def upgrades(base: Side, head: Side) -> list[str]:
+    """What differs besides the code: engines whose environments are of another lock, and the versions that changed."""
+    found = dict[str, None]()
+    for key in sorted(base.records.keys() & head.records.keys()):
+        before, after = base.records[key], head.records[key]
+        names = sorted({*before.versions, *after.versions})
+        changed = [(name, *(r.versions.get(name, "none") for r in (before, after))) for name in names]
+        told = ", ".join(f"{name} {old} to {new}" for name, old, new in changed if old != new)
+        if told or before.lock_hash != after.lock_hash:
+            found[f"{after.engine}: its environment differs ({told or 'another lock, the same versions'})"] = None
+    return list(found)
+
+
 def cells(base: Side, head: Side, apart: bool = False, shared: bool = False) -> list[Cell]:
     """Every metric of every case and engine. Sides that were not measured together are judged only with `apart`;
     `shared` counts launches that others on the machine spoilt.

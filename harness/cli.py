@@ -21,9 +21,11 @@ from harness import (
     envs,
     gate_commands,
     groups,
+    history_commands,
     machine,
     models,
     plan,
+    report_commands,
     runner,
     scenario,
     selfcheck,
@@ -47,6 +49,8 @@ app = typer.Typer(
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")]
 BOTH = ("sglang", "vllm")
 gate_commands.add(app)
+history_commands.add(app)
+report_commands.add(app)
 
 
 @app.command("list")

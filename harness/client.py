@@ -10,11 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Self
 
 import psutil
 
-from harness.errors import LaunchFailed
+from harness.errors import BadOffer, LaunchFailed
 from harness.paths import PACKAGE, PROJECT, shared_memory
 from harness.segments import Segments
 from harness.wire import Closed, Message, Wire
@@ -22,6 +23,8 @@ from harness.wire import Closed, Message, Wire
 SCRATCH = "rollbench-"  # then the light process's number: folders in shared memory, one a worker
 TAIL = 25  # lines of a log that an error shows
 GRACE = 5.0  # seconds that the processes of an ended group get to be gone
+BLAME = 0.5  # seconds in which a death is the cause of an error that came before it was seen
+WORDS = 600  # characters of an error that stand in the line a person reads; all of it is in the log
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,9 @@ class Worker:
             os.close(there[0])
             os.close(back[1])
         self._pidfd = os.pidfd_open(self.pid)
-        self.ended = False
+        self._heard: Message | None = None  # an answer that came while another worker's was waited for
+        self._asked = "its start"
+        self.ended, self.why = False, "it was closed"
 
     def _begin(self, incoming: int, outgoing: int) -> "subprocess.Popen[bytes]":
         variables = environment(self.environment, (self.folder / "site", *self.paths))
@@ -88,7 +93,8 @@ class Worker:
 
     def call(self, name: str, timeout: float, watch: Sequence["Worker"] = (), **args: Any) -> Reply:
         """Ask the worker; `timeout` in seconds. Any error, death or time-out ends the group and raises LaunchFailed; so
-        does the death of one of those to `watch`, which it may be waiting for."""
+        does that of one of those to `watch`, at work on the same call: the first that fails ends them all. Raises
+        BadOffer, and ends nothing, for what was refused before anything was touched."""
         self.post(name, **args)
         return self.answer(name, timeout, watch)
 
@@ -98,41 +104,64 @@ class Worker:
 
     def answer(self, name: str, timeout: float, watch: Sequence["Worker"] = ()) -> Reply:
         """What came of the call that was posted last."""
-        message = self._next(name, timeout, watch)
+        others = [worker for worker in watch if worker is not self]
+        message = self._next(name, timeout, others)
+        if message.get("sound"):
+            raise BadOffer(f"{self.engine}: {name} refused: {shorten(message['error'], WORDS)}")
         if "error" in message:
-            raise self._failed(f"{name} failed: {message['error']}")
+            raise self._wrong(name, message["error"], others)
         return Reply(message["value"], message["seconds"])
 
     def ask(self, message: Message, timeout: float) -> Message:
         """Send a message and wait for the next one that comes."""
         self.tell(message)
-        return self._next(str(message.get("call", "a message")), timeout)
+        return self._next(self._asked, timeout)
 
-    def _next(self, name: str, timeout: float, watch: Sequence["Worker"] = ()) -> Message:
+    def _next(self, name: str, timeout: float, others: Sequence["Worker"] = ()) -> Message:
+        deadline, late = time.monotonic() + timeout, f"no answer to {name} within {timeout:g} s"
         try:
-            return self._wire.receive(time.monotonic() + timeout, self._pidfd, *(other._pidfd for other in watch))
+            while self._heard is None:
+                if not (ready := _ready((self, *others), deadline)):
+                    raise self._failed(late, others)
+                for worker in ready:
+                    worker._hear(deadline, (self, *others))
+            found, self._heard = self._heard, None
+            return found
         except TimeoutError:
-            raise self._failed(f"no answer to {name} within {timeout:g} s") from None
-        except Closed:
-            for other in watch:
-                if other.dead:
-                    self.end()
-                    raise other._failed(f"died while {self.engine} waited for it in {name}") from None
-            raise self._failed(f"died in {name}") from None
+            raise self._failed(late, others) from None
         except BaseException:  # Ctrl-C among them: nothing may stay behind
-            self.end()
+            self.end("it was interrupted")
             raise
 
-    @property
-    def dead(self) -> bool:
-        return bool(select.select([self._pidfd], [], [], 0)[0])
+    def _hear(self, deadline: float, all_: Sequence["Worker"]) -> None:
+        """Take what it says. Raises LaunchFailed where it is dead, or failed while another is waited for."""
+        try:
+            self._heard = self._wire.receive(deadline, self._pidfd)
+        except Closed:
+            raise self._failed(f"died in {self._asked}", all_) from None
+        if "error" in self._heard and all_[0] is not self:
+            raise self._wrong(self._asked, self._heard["error"], all_)
+
+    def _wrong(self, name: str, text: str, others: Sequence["Worker"]) -> LaunchFailed:
+        """Its error, or the death of one of the others where that was the cause."""
+        others = [other for other in others if other is not self]
+        for dead in _ready(others, time.monotonic() + BLAME, dead=True):
+            return dead._failed(f"died in {dead._asked}", (self, *others))
+        return self._failed(f"{name} failed: {shorten(text, WORDS)}", others)
+
+    def must_live(self, asked: str) -> None:
+        """Raises LaunchFailed where the worker was ended, and says why."""
+        if self.ended:
+            raise LaunchFailed(f"{self.engine}: cannot {asked}, it was ended: {self.why}")
 
     def tell(self, message: Message) -> None:
         """Send a message that has no answer."""
+        asked = self._asked = str(message.get("call", "its work"))
+        self.must_live(asked)
         try:
             self._wire.send(message)
         except Closed:
-            raise self._failed(f"died in {message.get('call', 'the telling of its work')}") from None
+            raise self._failed(f"died in {asked}") from None
 
     def __enter__(self) -> Self:
         return self
@@ -140,11 +169,16 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.end()
 
-    def _failed(self, what: str) -> LaunchFailed:
+    def _failed(self, what: str, others: Sequence["Worker"] = ()) -> LaunchFailed:
+        """The error of a worker that did this, which ends it and those that worked with it."""
         self.end()
-        code = self._process.returncode
+        code, together = self._process.returncode, [other for other in others if other is not self and not other.ended]
         how = f" (exit status {code})" if what.startswith("died") else ""
-        return LaunchFailed(f"{self.engine}: {what}{how}\n--- the end of {self.log}:\n{tail(self.log)}")
+        ended = f"; ended with it: {', '.join(other.engine for other in together)}" if together else ""
+        self.why = f"{self.engine}: {what}{how}{ended} (log: {self.log})"
+        for other in together:
+            other.end(self.why)
+        return LaunchFailed(f"{self.why}\n--- the end of {self.log}:\n{tail(self.log)}")
 
     def close(self, timeout: float = 60.0) -> list[str]:
         """Ask the engine to end itself; names of the processes that did not, and had to be killed."""
@@ -160,11 +194,11 @@ class Worker:
         self.end()
         return names
 
-    def end(self) -> None:
+    def end(self, why: str = "it was closed") -> None:
         """Kill what is left of the group and free what the worker held. Never raises, may be called again."""
         if self.ended:
             return
-        self.ended = True
+        self.ended, self.why = True, why
         self.look()
         kill_group(self.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may hold a killed process for a while
@@ -177,6 +211,21 @@ class Worker:
     def look(self) -> None:
         """Note what the processes have in shared memory now: one that dies can no longer be asked."""
         self.segments.look(process.pid for process in group(self.pid))
+
+
+def _ready(workers: Sequence[Worker], deadline: float, dead: bool = False) -> list[Worker]:
+    """Those that have something to say that was not heard yet, or have died, once there is one; with `dead` only those
+    that have died. None at the deadline."""
+    poll, found = select.poll(), dict[int, Worker]()
+    if not dead and (read := [worker for worker in workers if worker._heard is None and worker._wire.pending]):
+        return read
+    for worker in workers:
+        said = [] if dead or worker._heard is not None else [worker._wire.incoming]
+        for descriptor in () if worker.ended else (worker._pidfd, *said):
+            found[descriptor] = worker
+            poll.register(descriptor, select.POLLIN)
+    ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000) if found else []
+    return [worker for worker in workers if any(found[descriptor] is worker for descriptor, _ in ready)]
 
 
 def group(leader: int) -> list[psutil.Process]:

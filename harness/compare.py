@@ -11,6 +11,7 @@ from rich.text import Text
 
 from harness import scenario, stats, store
 from harness.errors import NotComparable
+from harness.markdown import printable
 from harness.metrics import METRICS, Metric
 from harness.record import Record
 
@@ -42,18 +43,20 @@ def ratios(before: Record, after: Record) -> list[Ratio]:
     """Every metric that both hold. Raises NotComparable when they measured different things."""
     before.must_compare(after)
     broken = next(iter([*before.broken, *after.broken]), "")
-    together = before.run == after.run and before.engine != after.engine
     found = []
     for metric in METRICS.values():
-        held = [
-            {launch.pair for launch in record.good if launch.samples.get(metric.name)} for record in (before, after)
-        ]
-        pairs = held[0] & held[1] if together else set()
-        x, y = (record.samples(metric.name, pairs or None) for record in (after, before))
+        x, y, paired = matched(before, after, metric)
         if x and y and stats.positive(x) and stats.positive(y):
-            paired = bool(pairs)
             found.append(Ratio(metric, stats.ratio(x, y, paired), paired, broken))
     return found
+
+
+def matched(before: Record, after: Record, metric: Metric) -> tuple[list[list[float]], list[list[float]], bool]:
+    """Samples of after and of before, a list a launch; where engines ran together those of the pairs that both hold."""
+    held = [{launch.pair for launch in record.good if launch.samples.get(metric.name)} for record in (before, after)]
+    pairs = held[0] & held[1] if before.run == after.run and before.engine != after.engine else set()
+    x, y = (record.samples(metric.name, pairs or None) for record in (after, before))
+    return x, y, bool(pairs)
 
 
 def case_table(records: Sequence[Record], others: Sequence[str] = ()) -> Table:
@@ -76,7 +79,7 @@ def case_table(records: Sequence[Record], others: Sequence[str] = ()) -> Table:
             levels = [*(_level(record, metric) for record in records), *("not run" for _ in others)]
             cells = [_ratio(ratios, metric) for _, _, ratios in found]
             table.add_row(metric.title, *levels, *cells)
-    about_runs = {"launches": _launches, "certificates": _certificates, "versions": _versions}
+    about_runs = {"launches": launches_text, "certificates": certificates_text, "versions": versions_text}
     for name, tell in about_runs.items():
         table.add_row(name, *(plain(tell(record)) for record in records), *("" for _ in [*others, *found]))
     return table
@@ -139,7 +142,7 @@ def markdown(table: Table) -> str:
 
 def plain(text: object) -> Text:
     """What a record says as mere text: no markup, and nothing that steers a terminal."""
-    return Text("".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(text)))
+    return Text(printable(str(text)))
 
 
 def _table(title: str, headers: Sequence[str]) -> Table:
@@ -149,12 +152,12 @@ def _table(title: str, headers: Sequence[str]) -> Table:
     return table
 
 
-def _launches(record: Record) -> str:
+def launches_text(record: Record) -> str:
     failed = sum(launch.error is not None for launch in record.launches)
     return f"{len(record.good)}" + (f" ({failed} failed)" if failed else "")
 
 
-def _certificates(record: Record) -> str:
+def certificates_text(record: Record) -> str:
     """`all hold`, or which did not."""
     if not record.good:
         return "none"
@@ -162,24 +165,34 @@ def _certificates(record: Record) -> str:
     return f"NOT OK: {', '.join(names)}" if names else "all hold"
 
 
-def _versions(record: Record) -> str:
+def versions_text(record: Record) -> str:
     return ", ".join(f"{name} {record.versions[name]}" for name in SHOWN_VERSIONS if name in record.versions)
 
 
 def _ratio(found: dict[str, Ratio], metric: Metric) -> str:
     ratio = found.get(metric.name)
-    if ratio is None:
-        return ""
+    return "" if ratio is None else ratio_text(ratio)
+
+
+def ratio_text(ratio: Ratio) -> str:
     style = ".2f" if ratio.estimate.point >= 0.1 else ".2g"
     return "invalid" if ratio.broken else f"{ratio.estimate.point:{style}} {_interval(ratio.estimate, style)}".strip()
 
 
 def _level(record: Record, metric: Metric) -> str:
-    """The level with its interval and unit; milliseconds below a second."""
     launches = record.samples(metric.name)
     if record.broken or not launches:
-        return "invalid" if record.broken else "not supported" if record.unsupported else "not measured"
-    found = stats.level(launches)
+        return no_level(record)
+    return level_text(stats.level(launches), metric)
+
+
+def no_level(record: Record) -> str:
+    """Why a record has no figure of a metric."""
+    return "invalid" if record.broken else "not supported" if record.unsupported else "not measured"
+
+
+def level_text(found: stats.Estimate, metric: Metric) -> str:
+    """The level with its interval and unit; milliseconds below a second."""
     scale, unit = (1000, "ms") if metric.unit == "s" and found.point < 1 else (1, metric.unit)
     point = found.point * scale
     style = ",.0f" if point >= 100 else ".1f" if point >= 10 else ".2f" if point >= 0.1 or not point else ".2g"

@@ -1,5 +1,6 @@
 """The trainer's processes, joined to the engine whose weights they make: they ask, learn, and send."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,9 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is learnt, and how. `changes`: of the algorithm's fields; `settings`: of `trainers.settings.Settings`, with
-    `rate` (of learning) and `lora` (an adapter's rank); `options`: of the task's fields; `warm_up`: `steps` and
-    `prompts` of supervised learning beforehand, none where empty."""
+    """What is learnt, and how. `changes`: of the algorithm's fields, with `kl`, its coefficient; `settings`: of
+    `trainers.settings.Settings`, with `rate` (of learning), `betas` and `lora` (an adapter's rank); `options`: of the
+    task's fields; `warm_up`: `steps`, `prompts` and `rate` of supervised learning beforehand, none where empty."""
 
     algorithm: str = "grpo"
     task: str = "copying"
@@ -47,22 +48,26 @@ class Crew(Link):
         }  # fmt: skip
         for rank, (sender, device) in enumerate(zip(self.senders, self.devices, strict=True)):
             sender.post("hold", rank=rank, device=device, **shared)
-        return [sender.answer("hold", self.rig.timeout).value for sender in self.senders]
+        return [reply.value for reply in self.answers("hold")]
 
-    def answer(self, step: int, temperature: float, **asked: Any) -> list[tuple[Requests, Rollouts]]:
-        """Have the engine answer a step's prompts, turn by turn; `asked` are those of
-        `harness.worker.training.Training.begin`. Only the first turn is audited: behind it the cache holds more than a
-        call's own prompts could give."""
-        turns, requests = list[tuple[Requests, Rollouts]](), self.begin(step, **asked)
+    def answer(
+        self, step: int, requests: Requests | None, temperature: float, between: Callable[[], object] = lambda: None
+    ) -> list[tuple[Requests, Rollouts]]:
+        """Have the engine answer a step's prompts, from `requests`, those of `begin`, turn by turn; `between` is done
+        behind the first. Only that turn is audited: behind it the cache holds more than a call's own prompts could
+        give."""
+        turns = list[tuple[Requests, Rollouts]]()
         while requests is not None:
             audited = not turns and temperature > 0
             out = self.rig.generate(requests, temperature=temperature, logprobs=True, audited=audited)
+            if not turns:
+                between()
             turns.append((requests, out))
             requests = self.go_on(step, out)
         return turns
 
     def begin(self, step: int, **asked: Any) -> Requests | None:
-        """The requests of a step's first turn; `asked` are `harness.worker.training.Training.begin`'s."""
+        """The requests of a step's first turn; `asked` are those of `harness.worker.training.Training.begin`."""
         layouts = self._each(lambda path: {"step": step, "path": path} | asked, "begin")
         return Requests.load(self._path(0), layouts[0])
 
@@ -82,7 +87,7 @@ class Crew(Link):
         """Ask every rank, each with a path of its own."""
         for rank, sender in enumerate(self.senders):
             sender.post(call, **args(str(self._path(rank))))
-        return [sender.answer(call, self.rig.timeout).value for sender in self.senders]
+        return [reply.value for reply in self.answers(call)]
 
     def post_learn(self, step: int) -> None:
         """Have a step learnt; `learnt` waits for it."""
@@ -91,7 +96,7 @@ class Crew(Link):
 
     def learnt(self) -> Figures:
         """What came of it: the largest of the ranks' seconds and bytes, the rest as the first rank says."""
-        return _joined([sender.answer("learn", self.rig.timeout).value for sender in self.senders])
+        return _joined([reply.value for reply in self.answers("learn")])
 
     def score(self, step: int) -> float:
         return float(self.all("score", step=step)[0].value)

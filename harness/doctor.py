@@ -11,6 +11,7 @@ from typing import Literal
 
 from harness import envs, machine, paths, store
 from harness.errors import UserError
+from harness.gpus import VISIBLE
 
 DISK_GIB = 8  # both CPU environments with uv's cache
 
@@ -28,7 +29,7 @@ def findings(root: Path) -> Iterator[Finding]:
     if found.gpus:
         yield Finding("ok", f"GPUs: {', '.join(found.gpus)}, driver {found.driver}: the cuda lane")
     else:
-        hidden = f" ({machine.VISIBLE} is {os.environ[machine.VISIBLE]!r})" if machine.VISIBLE in os.environ else ""
+        hidden = f" ({VISIBLE} is {os.environ[VISIBLE]!r})" if VISIBLE in os.environ else ""
         yield Finding("ok", f"no GPU that NVML shows{hidden}: the cpu lane, with tiny models")
     yield _load()
     yield _shared_memory()

@@ -20,6 +20,10 @@ class LaunchFailed(Exception):
     """An engine died, hung or refused; the text holds what it did and the tail of its log."""
 
 
+class BadOffer(LaunchFailed):
+    """What a sender offers does not fit the engine. Nothing was touched: the engine goes on with what it has."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean X?` for a name mistyped, else the list of those known."""
     names = sorted(known)

@@ -30,7 +30,7 @@ from harness.metrics import METRICS
 from harness.paths import PROJECT, results_home
 from harness.progress import progress
 from harness.record import Record
-from harness.screen import console, print_table, say, warn
+from harness.screen import console, print_table, say, stop, warn
 from harness.session import Session
 from harness.trees import Tree
 from harness.verdicts import Report
@@ -38,6 +38,7 @@ from harness.verdicts import Report
 ALPHA, PAIRS = 0.05, 5
 ENGINES = ("sglang", "vllm")
 SHARED = "launches count although others used the machine: only their order in pairs stands against that"
+SKIP = 125  # what `git bisect run` takes for a commit that cannot be told
 Tell = Callable[[str], None]
 
 
@@ -92,6 +93,9 @@ def hold_against(
     resume: Annotated[bool, typer.Option("--resume", help="Take launches that are in --out already.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that any one call to an engine may take.")] = 900,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Refuse when another run holds the machine.")] = False,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="For `git bisect run`: end 125 (skip) where 3 is due.")
+    ] = False,
 ) -> None:
     """Say whether HEAD is worse than BASE: both measured in turn in one session, or from records.
 
@@ -107,17 +111,22 @@ def hold_against(
         raise UserError(f"no metric {unknown[0]!r}: {nearest(unknown[0], METRICS)}")
     asked = Asked(case or (), engine or (), Looks(pairs or (0 if records else PAIRS), more, alpha),
                   block or (), out, apart, shared)  # fmt: skip
-    if records:
-        report = asked.of_records(base, head)
-    else:
-        sides = _sides(base, head, base_tree, head_tree)
-        with runner.alone(not no_wait, say), progress(console) as tell:
-            report = asked.measured(sides, control, resume, timeout, tell)
+    try:
+        if records:
+            report = asked.of_records(base, head)
+        else:
+            sides = _sides(base, head, base_tree, head_tree)
+            with runner.alone(not no_wait, say), progress(console) as tell:
+                report = asked.measured(sides, control, resume, timeout, tell)
+    except UserError as error:
+        if bisect:
+            stop(str(error), SKIP)
+        raise
     console.print(verdicts.table(report, everything))
     for line in verdicts.evidence(report):
         say(str(plain(line)))
     code = gate.EXIT[report.verdict]
-    code = 0 if shadow or (inconclusive_ok and code == 3) else code
+    code = 0 if shadow or (inconclusive_ok and code == 3) else SKIP if bisect and code == 3 else code
     if markdown:
         store.write(markdown, verdicts.markdown(report, everything))
     if junit:
@@ -152,7 +161,7 @@ class Asked:
             rows = session.trusted(rows, controls)
         old, new = (verdicts.label(name, *side.commits) for name, side in zip((base, head), sides, strict=True))
         notes = [f"skipped {reason}" for side in sides for reason in side.skipped]
-        notes += [SHARED] if self.shared else []
+        notes += cells.upgrades(*sides) + ([SHARED] if self.shared else [])
         return Report(old, new, rows, self.looks, lambda case, engine: self._again(base, head, case, engine, True),
                       controls, notes)  # fmt: skip
 
@@ -165,9 +174,11 @@ class Asked:
                           tell, say, control, resume, self.shared)  # fmt: skip
         rows = running.run()
         old, new = (verdicts.label(tree.name, tree.commit) for tree in trees)
-        notes = [f"records and logs: {folder}", *([SHARED] if self.shared else [])]
+        notes = cells.upgrades(running.side(session.BASE), running.side(session.HEAD))
+        notes += [f"records and logs: {folder}", *([SHARED] if self.shared else [])]
+        asked = [tree.name if Path(tree.name).is_dir() else tree.commit.id[:12] for tree in trees]
         return Report(old, new, rows, self.looks,
-                      lambda case, engine: self._again(trees[0].name, trees[1].name, case, engine, False),
+                      lambda case, engine: self._again(asked[0], asked[1], case, engine, False),
                       running.controls, notes)  # fmt: skip
 
     def _blocking(self, found: Sequence[Cell]) -> list[Cell]:

@@ -95,6 +95,7 @@ def generate(
     were done before the sync was due."""
     request, send = offered(link)
     halt = asdict(interruption) | {"request": request}
+    rig.worker.must_live("generate")
     into, back = rig.worker.folder / "requests", rig.worker.folder / "rollouts"
     found: dict[str, Any] = rig.worker.call(
         "generate_halted", rig.timeout, requests=str(into), layout=requests.save(into), rollouts=str(back),

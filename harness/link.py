@@ -1,17 +1,29 @@
 """Senders of weights and the engine that takes them in, joined by one transport."""
 
 import tempfile
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness import models
 from harness.client import Reply
+from harness.errors import BadOffer
 from harness.senders import Senders
-from harness.worker import transports
+from harness.worker import offers, transports
 
 if TYPE_CHECKING:
     from harness.rig import Rig
 
 FASTEST = {"cpu": "copies", "cuda": "graph"}  # by device: how a plan is replayed
+
+
+def fit(model: str, held: Sequence[dict[str, Any]]) -> None:
+    """Raises BadOffer where senders hold other tensors than a model's checkpoint, or not all the same."""
+    first, *others = ((one["slots"], one["dtype"]) for one in held)
+    if any(other != first for other in others):
+        raise BadOffer("the senders of weights hold not all the same tensors: give them one model and one dtype")
+    offered = [(name, tuple(shape)) for name, shape, *_ in first[0]]
+    if wrong := offers.unlike(offered, dict(models.tensors_of(model))):
+        raise BadOffer(f"the senders' weights are not those of {model}: {wrong}")
 
 
 class Link(Senders):
@@ -20,19 +32,22 @@ class Link(Senders):
     what the loader does. Several senders share the rows of each tensor. `colocated`: they are on the engine's GPUs,
     else on those behind them; `on_host`: they hold the weights in host memory. `bucket`: MiB sent at once, where a
     transport does not offer the whole buffer. `merged_rank`: of an adapter that the sender trains and merges into its
-    weights (0: none)."""
+    weights (0: none). `patience`: seconds that a broadcast waits for the other side.
+
+    Raises BadOffer where what is offered does not fit: the engine goes on. Whatever else goes wrong, in a sender or in
+    the engine, ends all of them (LaunchFailed): the engine never serves weights of which nobody knows what they are."""
 
     module = "holder"  # of harness.worker, that the senders run
 
     def __init__(
         self, rig: "Rig", transport: str, how: str, senders: int = 1, colocated: bool = True, on_host: bool = False,
-        bucket: int = 64, merged_rank: int = 0,
+        bucket: int = 64, merged_rank: int = 0, patience: float = 60.0,
     ) -> None:  # fmt: skip
         super().__init__(rig)
         self.transport, self.how, self.merged_rank = transport, how, merged_rank
         self.way = transports.load(transport)
         self.together = bool(self.way.TOGETHER)
-        self.ranks, self.bucket = rig.options.tensor_parallel, bucket << 20
+        self.ranks, self.bucket, self.patience = rig.options.tensor_parallel, bucket << 20, patience
         self.facts |= {"transport": transport, "how": how, "senders": senders, "colocated": colocated}
         rig.worker  # noqa: B018, the engine takes its memory first
         try:
@@ -46,18 +61,20 @@ class Link(Senders):
     def _hold(self, **more: Any) -> None:
         """Give the senders weights that are not the engine's."""
         held = self.hold(**more)
-        self.slots, self.bytes = held[0]["slots"], int(held[0]["bytes"])
+        self.slots, self.dtype, self.bytes = held[0]["slots"], held[0]["dtype"], int(held[0]["bytes"])
+        fit(self.rig.model, held)
         self.facts |= {"bytes": self.bytes, "sender_bytes": [one["buffer"] for one in held]}
         self.facts |= {"base_bytes": held[0]["base"]} if self.merged_rank else {}
         self.update(0)
 
     def _open(self) -> None:
         """Join them: the receivers plan from what the senders offer."""
-        addresses = self._offered()
+        self.addresses = self._offered()
         if not self.together:
             self.all("send", transport=self.transport)
-        dtype = self.rig.options.dtype
-        opened = self.ask(do="open", transport=self.transport, addresses=addresses, slots=self.slots, dtype=dtype)
+        opened = self.ask(
+            do="open", transport=self.transport, addresses=self.addresses, slots=self.slots, dtype=self.dtype
+        )  # fmt: skip
         self.facts |= {"plan": opened, "path": self.transport}
         self._measure_floors()
         if self.how == "auto":
@@ -84,6 +101,7 @@ class Link(Senders):
         parent = self.rig.log.parent if getattr(self.way, "ON_DISK", False) else self.rig.worker.folder
         folder = self.enter_context(tempfile.TemporaryDirectory(prefix="weights-", dir=parent))
         offer = {"model": models.find(self.rig.model).path, "receivers": self.ranks, "bucket": self.bucket}
+        offer |= {"patience": self.patience}
         return [reply.value for reply in self.all("offer", transport=self.transport, folder=folder, **offer)]
 
     def _measure_floors(self, place: str = "") -> None:
@@ -113,13 +131,11 @@ class Link(Senders):
 
     def _taken(self, call: str, **args: Any) -> Reply:
         """A call of the engine that takes weights, with the senders at it where both must be at the same time."""
-        if not self.together:
-            return self.rig.worker.call(call, self.rig.timeout, **args)
-        for sender in self.senders:
+        for sender in self.senders if self.together else ():
             sender.post("send", transport=self.transport)
         reply = self.rig.worker.call(call, self.rig.timeout, watch=self.senders, **args)
-        sent = [sender.answer("send", self.rig.timeout).seconds for sender in self.senders]
-        return Reply(reply.value, max(reply.seconds, *sent))
+        sent = [answer.seconds for answer in self.answers("send")] if self.together else []
+        return Reply(reply.value, max([reply.seconds, *sent]))
 
     def sync(self) -> dict[str, float]:
         """Bring the senders' weights into the engine and empty its prefix cache, as fast as it goes: seconds of it all,

@@ -1,22 +1,21 @@
 """The machine: what it is (compared between records) and the state it is in (recorded, never compared)."""
 
 import functools
-import itertools
 import os
 import platform
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from harness.gpus import handles, nvml
+
 MIB = 1 << 20
 WATCHED_EVERY = 0.01  # seconds
-VISIBLE = "CUDA_VISIBLE_DEVICES"  # where it is set, the GPUs are those that it names
 
 
 class Machine(BaseModel):
@@ -135,47 +134,3 @@ def _gpu_state(n: Any, handle: Any) -> dict[str, Any]:
         except n.NVMLError:  # not every card and driver answers everything
             found[name] = None
     return found
-
-
-@contextmanager
-def nvml() -> Iterator[Any]:
-    """The NVML module, initialised where there is a driver; `handles` is empty where there is none."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        yield pynvml
-        return
-    try:
-        yield pynvml
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def handles(n: Any) -> list[Any]:
-    """The GPUs that CUDA shows to an engine, in its order: `cuda:0` is the first. All of the host, or those that
-    CUDA_VISIBLE_DEVICES names up to the first entry that names none, where CUDA stops too. Indices count as NVML does,
-    by PCI bus, which `harness.client.environment` has CUDA do."""
-    try:
-        every = [n.nvmlDeviceGetHandleByIndex(i) for i in range(n.nvmlDeviceGetCount())]
-    except n.NVMLError:
-        return []
-    if (names := os.environ.get(VISIBLE)) is None:
-        return every
-    return list(
-        itertools.takewhile(lambda card: card is not None, (_named(n, x.strip(), every) for x in names.split(",")))
-    )
-
-
-def _named(n: Any, name: str, every: list[Any]) -> Any:
-    """The GPU of an index, of a UUID or its beginning, or of a MIG slice's UUID; None where there is none."""
-    if name.isdecimal():
-        return dict(enumerate(every)).get(int(name))
-    try:
-        if name.startswith("MIG-"):
-            return n.nvmlDeviceGetHandleByUUID(name)
-        fitting = [card for card in every if name.startswith("GPU-") and n.nvmlDeviceGetUUID(card).startswith(name)]
-    except n.NVMLError:
-        return None
-    return fitting[0] if len(fitting) == 1 else None

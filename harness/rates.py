@@ -80,5 +80,7 @@ def measured(
             with Worker("probe of rates", python, log, variables or {}, tuple(paths), MODULE) as probe:
                 write(kept, json.dumps(probe.call("rates", timeout).value, indent=1) + "\n")
         return {"devices": json.loads(kept.read_text())}
-    except (OSError, ValueError, LaunchFailed) as error:
-        return {"failed": f"{python}: {str(error).splitlines()[0]} (log: {log.name})"}
+    except LaunchFailed as error:  # which names the log
+        return {"failed": f"{python}: {str(error).splitlines()[0]}"}
+    except (OSError, ValueError) as error:
+        return {"failed": f"{python}: {str(error).splitlines()[0]} (log: {log})"}

@@ -76,6 +76,11 @@ class Rig(ExitStack):
         assert self._worker is not None
         return self._worker
 
+    @property
+    def running(self) -> list[Worker]:
+        """The engine, once it was started."""
+        return [self._worker] if self._worker else []
+
     def _start(self) -> None:
         model, env = self.loaded, self.environment
         self.tell(f"waiting for {env.engine} to start")
@@ -84,7 +89,8 @@ class Rig(ExitStack):
         at, form = (str(self.start_on), "auto") if self.start_on else (model.path, model.load_format)
         self.callback(self._end)
         series = self.log.with_suffix(".series.jsonl")
-        self._sampler = self.enter_context(Sampler(series, worker.pid, gpus=self.gpus))
+        gpus = len(machine.gpu_names()[: self.gpus or None])
+        self._sampler = self.enter_context(Sampler(series, worker.pid, gpus=gpus))
         reply = worker.call(
             "start", self.timeout, model=at, load_format=form,
             options=self.options.of(env.engine), device=env.device,
@@ -136,6 +142,7 @@ class Rig(ExitStack):
         """Send the requests as they are scheduled, at most `concurrency` conversations at once (0: no limit), and
         generate as many tokens for each as it asks for. `cache_floor` is the least share of what a perfect prefix cache
         would give that the engine's must; the audit holds it against what it gave."""
+        self.worker.must_live("generate")
         into, back = self.worker.folder / "requests", self.worker.folder / "rollouts"
         reply = self.worker.call(
             "generate", self.timeout, requests=str(into), layout=requests.save(into), rollouts=str(back),

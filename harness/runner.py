@@ -181,9 +181,9 @@ def _left_out(group: Group, environments: Sequence[Environment]) -> Iterator[str
 
 
 def _outcome(where: str, engine: str, case: str, launch: Launch) -> str:
-    """The line that a launch leaves of a case, with the certificates that did not hold."""
+    """The line that a launch leaves of a case, with the certificates that did not hold; the record has whole errors."""
     if launch.error:
-        return f"{where}{case and f': {case}'} failed: {launch.error}"
+        return f"{where}{case and f': {case}'} failed: {launch.error.splitlines()[0]}"
     if launch.unsupported:
         return f"{where}: {engine}{case and f': {case}'}: not supported: {launch.unsupported}"
     red = "; ".join(f"{name}: {c.reason}" for name, c in launch.certificates.items() if c.ok is False)

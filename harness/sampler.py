@@ -1,9 +1,9 @@
 """A process of its own that samples the machine while one launch runs; `harness.series` reads what it wrote.
 
 `python -m harness.sampler PATH PERIOD LEADER PARENT GPUS`: every PERIOD seconds a row of JSON is added to PATH in one
-write, so that a kill loses nothing. Of the GPUs that an engine is shown it asks the first GPUS (0: all). It ends on
-SIGTERM, or when PARENT, the process that started it, is gone; the last line says which. What Python has to say when it
-dies goes to the same file.
+write, so that a kill loses nothing. It asks the first GPUS of those that an engine is shown. It ends on SIGTERM, or
+when PARENT, the process that started it, is gone; the last line says which. What Python has to say when it dies goes
+to the same file.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import psutil
 
-from harness import machine
+from harness.gpus import handles, nvml
 from harness.paths import PROJECT
 
 TICK = os.sysconf("SC_CLK_TCK")  # of /proc's CPU times, a second
@@ -35,12 +35,12 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Sampler:
-    """Samples to `path` until the context is left. `leader` leads the engine's session; `period` is in seconds; of the
-    GPUs the first `gpus` are asked (0: all)."""
+    """Samples to `path` until the context is left. `leader` leads the engine's session; `period` is in seconds; the
+    first `gpus` are asked."""
 
     def __init__(self, path: Path, leader: int, period: float | None = None, gpus: int = 0) -> None:
         self.path, self.leader, self.gpus = path, leader, gpus
-        self.period = period or (0.1 if machine.gpu_names() else 0.25)
+        self.period = period or (0.1 if gpus else 0.25)
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,8 +71,8 @@ class Sampler:
 def sample(path: Path, period: float, leader: int, parent: int, gpus: int) -> None:
     """The sampler's own process. Deadlines are absolute; those that were missed are left out."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # waited for below
-    with path.open("ab", buffering=0) as out, machine.nvml() as n:
-        cards = machine.handles(n)[: gpus or None]
+    with path.open("ab", buffering=0) as out, nvml() if gpus else contextlib.nullcontext() as n:
+        cards = handles(n)[:gpus] if gpus else []
         probe, deadline, end = Probe(leader, parent, n, cards), time.monotonic(), ""
         row = probe.row(whole=True)
         while out.write(json.dumps(row, separators=(",", ":")).encode() + b"\n") and not end:

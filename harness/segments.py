@@ -17,14 +17,14 @@ class Segments:
     another's is never among them."""
 
     def __init__(self) -> None:
-        self._before = set(_files().values())
+        self._before = {name for _, name in _files()}
         self._found: dict[int, Path] = {}  # by inode
 
     def look(self, pids: Iterable[int]) -> None:
         """Note what these processes have now. Never raises; a process may be gone."""
-        fresh = {inode: path for inode, path in _files().items() if path not in self._before}
+        fresh = {inode: name for inode, name in _files() if name not in self._before}
         for pid in pids if fresh else ():
-            self._found |= {inode: fresh[inode] for inode in held(pid) & fresh.keys()}
+            self._found |= {inode: FOLDER / fresh[inode] for inode in held(pid) & fresh.keys()}
 
     @property
     def left(self) -> list[Path]:
@@ -55,15 +55,13 @@ def held(pid: int) -> set[int]:
     return found
 
 
-def _files() -> dict[int, Path]:
-    """Files of the folder itself, by inode."""
-    found = dict[int, Path]()
-    with contextlib.suppress(OSError), os.scandir(FOLDER) as entries:
-        for entry in entries:
-            with contextlib.suppress(OSError):
-                if entry.is_file(follow_symlinks=False):
-                    found[entry.inode()] = Path(entry.path)
-    return found
+def _files() -> list[tuple[int, str]]:
+    """Inode and name of what lies in the folder itself."""
+    try:
+        with os.scandir(FOLDER) as entries:
+            return [(entry.inode(), entry.name) for entry in entries if entry.is_file(follow_symlinks=False)]
+    except OSError:
+        return []
 
 
 def _inode(path: Path) -> int | None:

@@ -9,6 +9,8 @@ from harness.client import Reply, Worker
 if TYPE_CHECKING:
     from harness.rig import Rig
 
+NAMES = {"holder": "sender of weights", "adapter": "sender of adapters", "training": "trainer"}  # by module
+
 
 class Senders(ExitStack):
     """`senders`, workers of a module of `harness.worker`, on `devices`; what they send takes `bytes`, and no sync of it
@@ -28,7 +30,7 @@ class Senders(ExitStack):
         rig, env = self.rig, self.rig.environment
         for number in range(count):
             log = rig.log.with_suffix(f".{module}{number}.log")
-            name, variables = f"{module} of weights for {env.engine}", rig.variables(local=True)
+            name, variables = f"{NAMES[module]} for {env.engine}", rig.variables(local=True)
             sender = Worker(name, env.python, log, variables, env.paths, f"harness.worker.{module}")
             self.senders.append(self.enter_context(sender))
             self.devices.append(env.device if env.device == "cpu" else f"cuda:{first + number}")
@@ -39,13 +41,18 @@ class Senders(ExitStack):
         shared = {"tensors": tensors, "dtype": self.rig.options.dtype, "ranks": len(self.senders)} | more
         for rank, (sender, device) in enumerate(zip(self.senders, self.devices, strict=True)):
             sender.post("hold", rank=rank, device=device, **shared)
-        return [sender.answer("hold", self.rig.timeout).value for sender in self.senders]
+        return [reply.value for reply in self.answers("hold")]
 
     def all(self, name: str, **args: Any) -> list[Reply]:
         """Ask all of them at once."""
         for sender in self.senders:
             sender.post(name, **args)
-        return [sender.answer(name, self.rig.timeout) for sender in self.senders]
+        return self.answers(name)
+
+    def answers(self, name: str) -> list[Reply]:
+        """Theirs to what was posted last; one of them that fails, or the engine, ends them all."""
+        everyone = [*self.senders, *self.rig.running]
+        return [sender.answer(name, self.rig.timeout, everyone) for sender in self.senders]
 
     def ask(self, **request: Any) -> Any:
         """The answers of the processes that hold a part of the model, by rank."""

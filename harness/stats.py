@@ -125,9 +125,15 @@ def _one_sample(logs: np.ndarray) -> Estimate:
 
 def _half(values: Sequence[float] | np.ndarray) -> float:
     """Half of the t interval of a mean."""
+    return _quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+
+
+@functools.cache
+def _quantile(freedom: int) -> float:
+    """Of Student's t, for an interval."""
     from scipy import stats
 
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values))
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
 def _estimate(log: float, half: float, launches: int) -> Estimate:

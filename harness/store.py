@@ -87,13 +87,20 @@ def load(path: Path) -> Record:
 
 def scan(root: Path) -> Iterator[tuple[Path, Record | str]]:
     """Every JSON file of the results with its record, or with the reason why it is none; oldest name first."""
-    for path in sorted(root.rglob("*.json")):
-        if any(part.startswith(".") for part in path.relative_to(root).parts):
-            continue
+    for path in files(root):
         try:
             yield path, load(path)
         except UserError as error:
             yield path, str(error)
+
+
+def files(root: Path) -> list[Path]:
+    """Every JSON file of the results, oldest name first; none of what lies in hidden folders."""
+    found = list[str]()
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [f"{folder}/{name}" for name in names if name.endswith(".json") and not name.startswith(".")]
+    return [Path(name) for name in sorted(found)]
 
 
 def newest(root: Path, machine_id: str) -> tuple[dict[tuple[str, str], Record], list[str]]:

@@ -61,6 +61,11 @@ class Wire:
         message: Message = json.loads(line)
         return message
 
+    @property
+    def pending(self) -> bool:
+        """Whether a whole message has been read already, which no poll would tell."""
+        return b"\n" in self._buffer
+
     def close(self) -> None:
         for descriptor in {self.incoming, self.outgoing}:
             os.close(descriptor)

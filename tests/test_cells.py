@@ -71,7 +71,7 @@ def test_records_of_two_runs_are_judged_only_when_asked() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"params": {"model": "tiny-qwen3", "requests": 32}}, "params.requests was 16, now 32"),
+        ({"params": {"model": "tiny-qwen3", "prompts": 32}}, "params.prompts was 16, now 32"),
         ({"options": {"dtype": "bfloat16", "native": {}}}, "options.dtype was 'float32', now 'bfloat16'"),
         ({"lane": "carried"}, "lane was 'cpu', now 'carried'"),
     ],
@@ -172,3 +172,10 @@ def test_a_side_without_records_is_a_mistake(tmp_path: Path, arguments: dict[str
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=words):
         cells.read(path, engines=arguments.get("engines", ()))
+
+
+def test_a_version_bump_is_told() -> None:
+    base, head = side(record()), side(record(versions={"torch": "2.14.0", "vllm": "0.33.0"}))
+    assert cells.upgrades(base, head) == ["vllm: its environment differs (torch 2.13.0 to 2.14.0, vllm none to 0.33.0)"]
+    assert cells.upgrades(base, side(record(lock_hash="other")))[0].endswith("(another lock, the same versions)")
+    assert cells.upgrades(base, base) == []

@@ -1,26 +1,16 @@
 """The command line as a user meets it: one clear line for a mistake, and a non-zero exit status."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from harness import cli, store
-from harness.paths import PROJECT
 from harness.record import Record
+from tests.commands import apart, rollbench
 from tests.factory import record
-
-
-def rollbench(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "harness.cli", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | environment, timeout=60, cwd=PROJECT
-    )
 
 
 @pytest.mark.parametrize(
@@ -48,6 +38,12 @@ def test_mistakes_are_one_line(results: Path, tmp_path: Path, arguments: list[st
     assert done.stdout == ""
 
 
+def test_a_mistake_is_one_line_of_the_command_itself() -> None:
+    done = apart("run", "-e", "sglan")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"rollbench: no engine 'sglan': did you mean sglang\?.*\n", done.stderr)
+
+
 def test_wrong_options_are_refused_by_name() -> None:
     done = rollbench("run", "--launches", "0")
     assert done.returncode == 2
@@ -55,7 +51,7 @@ def test_wrong_options_are_refused_by_name() -> None:
 
 
 def test_run_ends_with_the_table_and_where_the_records_are(results: Path) -> None:
-    done = rollbench("run", "single_turn/tiny-1", "-e", "fake", "--launches", "2", COLUMNS="120")
+    done = apart("run", "single_turn/tiny-1", "-e", "fake", "--launches", "2", COLUMNS="120")
     assert done.returncode == 0, done.stderr
     for words in ("case single_turn/tiny-1 (1 of 1)", "launch 1 of 2: fake: waiting for fake to start", "certificates"):
         assert words in done.stdout
@@ -111,8 +107,9 @@ def test_failed_launches_end_the_command_with_1(results: Path, tmp_path: Path) -
     broken.chmod(0o755)
     done = rollbench("run", "single_turn/tiny-1", "-e", "vllm", "-e", "fake", ROLLBENCH_VLLM_PYTHON=str(broken))
     assert done.returncode == 1
-    assert "died in start (exit status 3)" in done.stdout
-    assert "this interpreter is broken" in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if "died in start (exit status 3)" in line]
+    assert "this interpreter is broken" not in done.stdout
+    assert Path(line.partition("(log: ")[2].rstrip(")")).read_text() == "this interpreter is broken\n"
     assert "3 planned launch(es) gave no figures" in done.stderr
     assert [type(found).__name__ for _, found in store.scan(results)] == ["Record"]  # the fake's
 
@@ -163,6 +160,7 @@ def test_show_and_list_and_doctor(results: Path) -> None:
         "",
         "run",
         "compare",
+        "report",
         "show",
         "list",
         "options",
@@ -174,6 +172,7 @@ def test_show_and_list_and_doctor(results: Path) -> None:
         "stamp",
         "gate",
         "calibrate",
+        "history",
     ],
 )
 def test_every_command_explains_itself(command: str) -> None:

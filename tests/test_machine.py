@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness import client, doctor, envs, machine, sampler
+from harness import client, doctor, envs, gpus, machine, sampler
 from harness.rig import Rig
 from harness.scenario import Options
 from harness.series import Series
@@ -71,7 +71,7 @@ def test_gpus_are_those_that_cuda_shows(monkeypatch: pytest.MonkeyPatch, visible
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert machine.handles(cards()) == found
+    assert gpus.handles(cards()) == found
 
 
 def test_cuda_counts_gpus_as_we_do() -> None:
@@ -84,7 +84,8 @@ def test_memory_and_series_are_of_the_cases_gpus(tmp_path: Path, monkeypatch: py
         yield cards()
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
-    monkeypatch.setattr(machine, "nvml", nvml)
+    for module in (machine, sampler):
+        monkeypatch.setattr(module, "nvml", nvml)
     assert machine.device_memory_mib() == [3, 1]
     try:
         sampler.sample(tmp_path / "series", 0.01, os.getpid(), 0, gpus=1)  # its parent is another: two rows
@@ -97,7 +98,9 @@ def test_memory_and_series_are_of_the_cases_gpus(tmp_path: Path, monkeypatch: py
 def test_a_launch_answers_for_its_own_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used = [100, 5]
     monkeypatch.setattr(machine, "device_memory_mib", lambda: list(used))
-    one, both = (Rig(envs.find("fake"), "tiny-qwen3", Options(), tmp_path / "log", 60, print, gpus) for gpus in (1, 0))
+    one, both = (
+        Rig(envs.find("fake"), "tiny-qwen3", Options(), tmp_path / "log", 60, print, count) for count in (1, 0)
+    )
     used[1] = 9000  # somebody else's
     assert (one.baseline_mib, one._left_mib()) == ([100], 0)
     assert (both.baseline_mib, both._left_mib()) == ([100, 5], 8995)

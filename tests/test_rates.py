@@ -89,7 +89,7 @@ def test_measured_once_a_boot_interpreter_and_choice_of_devices(
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ("echo 'No module named torch' >&2; exit 1", "died in rates (exit status 1) (log: rates-"),
+        ("echo 'No module named torch' >&2; exit 1", "died in rates (exit status 1) (log: /"),
         ("exit 0", "died in rates (exit status 0)"),
         ("echo nonsense > /dev/fd/$5", "Expecting value"),
     ],

@@ -20,23 +20,25 @@ from harness.series import Series, load_certificate
 
 BURN = "import time\nwhile time.process_time() < {}: pass\ntime.sleep(60)"
 CORES = len(os.sched_getaffinity(0))
-Start = Callable[[str], "subprocess.Popen[bytes]"]
+Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts Python in a session of its own."""
+    """Starts Python in a session of its own, which the sampler takes for ours, or in that of the test."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def begin(code: str) -> "subprocess.Popen[bytes]":
+    def begin(code: str, session: bool = True) -> "subprocess.Popen[bytes]":
         pipe = subprocess.PIPE
-        started.append(subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdin=pipe, stdout=pipe))
-        return started[-1]
+        process = subprocess.Popen([sys.executable, "-c", code], start_new_session=session, stdin=pipe, stdout=pipe)
+        started.append(process)
+        return process
 
     yield begin
     for process in started:
         with contextlib.suppress(ProcessLookupError):  # it has ended and been waited for
             os.killpg(process.pid, signal.SIGKILL)
+        process.kill()  # one that leads no group
         process.communicate()
 
 
@@ -67,8 +69,10 @@ def test_own_and_foreign_use(tmp_path: Path, start: Start) -> None:
         engine.stdin.flush()
         until(lambda: cpu(engine) > 0.55)
         middle, after = time.monotonic(), cpu(engine)
-        time.sleep(0.1)  # until it has burnt all
-        others = [start(BURN.format(60)) for _ in range(1 + CORES // 8)]
+        until(lambda: psutil.Process(engine.pid).status() == psutil.STATUS_SLEEPING)  # it has burnt all
+        seen = lines(path)
+        until(lambda: lines(path) > seen + 1)
+        others = [start(BURN.format(60), session=False) for _ in range(1 + CORES // 8)]
         foreign = time.monotonic()
         until(lambda: all(cpu(other) > 0.5 for other in others))
         ended = time.monotonic()

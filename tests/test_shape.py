@@ -8,16 +8,41 @@ import pytest
 from harness.paths import PROJECT
 
 LEVELS = {  # a module imports only from lower levels, or from its own where that makes no circle
-    0: ("errors", "metrics", "paths", "rollouts", "shapes", "stats", "wire", "progress", "segments"),
+    0: (
+        "errors",
+        "gpus",
+        "markdown",
+        "metrics",
+        "paths",
+        "rollouts",
+        "shapes",
+        "stats",
+        "wire",
+        "progress",
+        "segments",
+    ),
     1: ("client", "efficiency", "gate", "machine", "models", "workload", "worker"),
     2: ("envs", "record", "senders", "sampler"),
     3: ("audit", "link", "crew", "ownlink", "adapterlink", "commit", "store", "series"),
-    4: ("cells", "scenario", "rig", "fresh", "proof", "speed", "pending", "plan", "rates", "trace"),
-    5: ("measure", "inference", "inflight", "groups", "calibrate", "compare", "doctor"),
-    6: ("rivals", "screen", "trees", "shift", "tables", "selfcheck", "clientcheck", "crosscheck"),
-    7: ("runner", "session", "verdicts"),
-    8: ("gate_commands",),
-    9: ("cli",),
+    4: ("cells", "evidence", "scenario", "rig", "fresh", "proof", "speed", "pending", "plan", "rates", "trace"),
+    5: ("measure", "inference", "inflight", "groups", "calibrate", "compare", "history", "doctor"),
+    6: (
+        "standings",
+        "asv_history",
+        "rivals",
+        "screen",
+        "trees",
+        "shift",
+        "tables",
+        "selfcheck",
+        "clientcheck",
+        "crosscheck",
+    ),
+    7: ("asv_environment", "plots", "runner", "session", "verdicts"),
+    8: ("draw", "gate_commands", "history_commands"),
+    9: ("report",),
+    10: ("report_commands",),
+    11: ("cli",),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 SAME_LEVEL = {

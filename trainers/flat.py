@@ -82,8 +82,8 @@ def shares(stored: Sequence[Stored], rank: int, ranks: int) -> list[list[Piece]]
 def _held(parameter: Stored, rank: int, ranks: int) -> Iterator[tuple[int, int, int]]:
     """Offset in the flat space, bytes, and bytes of a row of each piece."""
     begin, end = rows(parameter.rows, rank, ranks)
-    if len(parameter.slots) == 1:
-        (slot,) = parameter.slots
+    slot = parameter.slots[0]
+    if len(parameter.slots) == 1 and slot.shape[0] == parameter.rows:
         row = slot.bytes // slot.shape[0]
         if end > begin:
             yield slot.offset + begin * row, (end - begin) * row, row

@@ -61,12 +61,22 @@ def _entropy(log_p_CV: Tensor, p_CV: Tensor) -> Tensor:
     return entropy_C
 
 
+def _score(logits_CV: Tensor, target_C: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
+    """One chunk's log-probabilities and entropies (none where not asked for); overwrites the logits."""
+    total_C = logits_CV.logsumexp(-1)
+    logp_C = logits_CV.gather(1, target_C[:, None])[:, 0] - total_C
+    if not entropy:
+        return logp_C, logp_C[:0]
+    log_p_CV = logits_CV.sub_(total_C[:, None])
+    return logp_C, _entropy(log_p_CV, log_p_CV.exp())
+
+
 def _slope(logits_CV: Tensor, target_C: Tensor, logp_grad_C: Tensor, entropy_grad_C: Tensor | None) -> Tensor:
-    """The loss's gradient by the logits, given that by log-probabilities and by entropies.
+    """The loss's gradient by one chunk's logits, given that by log-probabilities and by entropies; overwrites them.
 
     d logp / d z = onehot - p; d entropy / d z = -p (log p + entropy).
     """
-    log_p_CV = logits_CV.log_softmax(-1)
+    log_p_CV = logits_CV.sub_(logits_CV.logsumexp(-1, keepdim=True))
     p_CV = log_p_CV.exp()
     if entropy_grad_C is None:
         slope_CV = p_CV.mul_(-logp_grad_C[:, None])
@@ -74,8 +84,7 @@ def _slope(logits_CV: Tensor, target_C: Tensor, logp_grad_C: Tensor, entropy_gra
         entropy_C = _entropy(log_p_CV, p_CV)
         scale_CV = log_p_CV.add_(entropy_C[:, None]).mul_(entropy_grad_C[:, None]).add_(logp_grad_C[:, None])
         slope_CV = p_CV.mul_(scale_CV).neg_()
-    slope_CV.scatter_add_(1, target_C[:, None], logp_grad_C[:, None])
-    return slope_CV
+    return slope_CV.scatter_add_(1, target_C[:, None], logp_grad_C[:, None])
 
 
 class _Scores(torch.autograd.Function):
@@ -86,15 +95,12 @@ class _Scores(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(hidden_ND, head_VD, target_N)
         ctx.temperature, ctx.chunk = temperature, chunk
-        logp, found = [], []
-        for hidden_CD, target_C in zip(torch.split(hidden_ND, chunk), torch.split(target_N, chunk), strict=True):
-            logits_CV = _logits(hidden_CD, head_VD, temperature)
-            total_C = logits_CV.logsumexp(-1)
-            logp.append(logits_CV.gather(1, target_C[:, None])[:, 0] - total_C)
-            if entropy:
-                log_p_CV = logits_CV.sub_(total_C[:, None])
-                found.append(_entropy(log_p_CV, log_p_CV.exp()))
-        return torch.cat(logp), torch.cat(found) if entropy else torch.empty(0)
+        found = [
+            _score(_logits(hidden_CD, head_VD, temperature), target_C, entropy)
+            for hidden_CD, target_C in zip(torch.split(hidden_ND, chunk), torch.split(target_N, chunk), strict=True)
+        ]
+        logp, entropies = zip(*found, strict=True)
+        return torch.cat(logp), torch.cat(entropies)
 
     @staticmethod
     @once_differentiable
@@ -108,12 +114,13 @@ class _Scores(torch.autograd.Function):
         head_grad_VD = torch.zeros_like(head_VD, dtype=sums) if needs_head else None
         for start in range(0, len(target_N), ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            logits_CV = _logits(hidden_ND[part], head_VD, ctx.temperature)
             entropy_grad_C = None if entropy_grad_N is None else entropy_grad_N[part]
+            logits_CV = _logits(hidden_ND[part], head_VD, ctx.temperature)
             slope_CV = _slope(logits_CV, target_N[part], logp_grad_N[part], entropy_grad_C)
             slope_CV = slope_CV.div_(ctx.temperature).to(head_VD.dtype)
             if hidden_grad_ND is not None:
                 hidden_grad_ND[part] = slope_CV @ head_VD
             if head_grad_VD is not None:
                 head_grad_VD += slope_CV.T @ hidden_ND[part]
+            del logits_CV, slope_CV  # before the next chunk's are made
         return hidden_grad_ND, None if head_grad_VD is None else head_grad_VD.to(head_VD.dtype), None, None, None, None

@@ -65,5 +65,5 @@ class Optimiser:
         """Go on from another's moments, behind its step of that number."""
         self.steps = steps
         for name, master in self.masters.items():
-            found = {kind: moments[f"{kind}.{name}"].to(master) for kind in ("exp_avg", "exp_avg_sq")}
+            found = {kind: moments[f"{kind}.{name}"].to(master, copy=True) for kind in ("exp_avg", "exp_avg_sq")}
             self.adam.state[master] = {"step": torch.tensor(float(steps), device=master.device), **found}

@@ -18,6 +18,7 @@ from harness.wire import Closed, Message, Wire
 from harness.worker import transports
 from harness.worker.engines import Options, Sampling, load
 from harness.worker.halt import play_halted
+from harness.worker.offers import Unfit
 from harness.worker.play import play
 
 VERSIONED = (
@@ -141,6 +142,8 @@ def answer(calls: Any, message: dict[str, Any]) -> dict[str, Any]:
     start = time.perf_counter()
     try:
         value = getattr(calls, message["call"])(**message["args"])
+    except Unfit as error:
+        return {"error": str(error), "sound": True}
     except Exception as error:  # whatever an engine raises goes to the other side as it is
         traceback.print_exc()
         return {"error": f"{type(error).__name__}: {error}"}

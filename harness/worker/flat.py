@@ -66,7 +66,7 @@ def aligned(size: int) -> int:
 
 def extent(slots: Sequence[Slot]) -> int:
     """Bytes of a buffer that holds them."""
-    return aligned(slots[-1].offset + slots[-1].bytes)
+    return aligned(max(slot.offset + slot.bytes for slot in slots))
 
 
 def rows(count: int, rank: int, ranks: int) -> tuple[int, int]:

@@ -17,9 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.worker.copies import Pair
 from harness.worker.flat import Segment, Slot, extent, views
+from harness.worker.offers import Unfit
 
 Tensor = Any  # torch.Tensor, which the light environment does not know
 NORESERVE = 0x4000  # of mmap(2) on Linux: the whole size of a large model, of which no page is ever touched
+NEVER = "nothing is written into it"
 FILLS = {torch.ops.aten.fill_.Scalar: 1, torch.ops.aten.zero_.default: None}  # operator: its value's place
 
 
@@ -58,8 +60,8 @@ class Moves:
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[misc]
-    """Notes copies out of a memory into parameters, and fills of parameters, and lets neither happen. `current` is the
-    tensor that the loader was given last."""
+    """Notes copies out of a memory into parameters, fills of parameters and whatever else is written into them, and
+    lets none happen. `current` is the tensor that the loader was given last."""
 
     def __init__(self, source: Tensor, parameters: dict[str, Tensor]) -> None:
         super().__init__()
@@ -69,21 +71,30 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.found, self.current = Moves(), ""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        writes = func is torch.ops.aten.copy_.default or func in FILLS
-        if not writes or args[0].untyped_storage().data_ptr() not in self.parameters:
+        written = self._written(func, args)
+        if written is None:
             return func(*args, **(kwargs or {}))
-        into = args[0].detach()
+        into = written.detach()
         if func in FILLS:
             place = FILLS[func]
             self.found.fills.append((into, 0 if place is None else args[place]))
-            return args[0]
-        out_of = args[1]
-        if out_of.untyped_storage().data_ptr() == self.storage and same(into, out_of):
-            begin = out_of.data_ptr() - self.begin
-            self.found.moves.append(Move(into, begin, tuple(out_of.shape), out_of.stride(), self.current))
+        elif func is torch.ops.aten.copy_.default and self._sent(args[1]) and same(into, args[1]):
+            begin = args[1].data_ptr() - self.begin
+            self.found.moves.append(Move(into, begin, tuple(args[1].shape), args[1].stride(), self.current))
         else:
             self.found.rest.setdefault(self.current, []).append(into)
-        return args[0]
+        return written
+
+    def _written(self, func: Any, args: Any) -> Tensor | None:
+        """The argument that an operator writes into, where it is of a parameter."""
+        for spec, arg in zip(func._schema.arguments, args, strict=False):
+            writes = spec.alias_info is not None and spec.alias_info.is_write and isinstance(arg, torch.Tensor)
+            if writes and arg.untyped_storage().data_ptr() in self.parameters:
+                return arg
+        return None
+
+    def _sent(self, tensor: Tensor) -> bool:
+        return bool(tensor.untyped_storage().data_ptr() == self.storage)
 
 
 def same(into: Tensor, out_of: Tensor) -> bool:
@@ -97,7 +108,8 @@ def record(
     slots: Sequence[Slot],
     dtype: Any,
 ) -> Moves:
-    """Watch the loader once. A parameter that the moves do not write exactly once sends all through the loader."""
+    """Watch the loader once. A parameter that the moves do not write exactly once sends all through the loader. Raises
+    Unfit where the loader refuses a tensor, or none goes into some parameter."""
     memory = mmap.mmap(-1, extent(slots), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
     source = torch.frombuffer(memory, dtype=torch.uint8)
     recorder = Recorder(source, parameters)
@@ -107,11 +119,21 @@ def record(
             recorder.current = name
             yield name, tensor
 
-    with torch.no_grad(), recorder:
-        load(given())
+    try:
+        with torch.no_grad(), recorder:
+            load(given())
+    except Exception as error:
+        raise Unfit(f"the engine's loader refuses {recorder.current}: {type(error).__name__}: {error}") from error
     found = recorder.found
     written = [move.into for move in found.moves] + [into for into, _ in found.fills]
-    found.why = uncovered(parameters, written + [into for parts in found.rest.values() for into in parts])
+    written += [into for parts in found.rest.values() for into in parts]
+    found.why = uncovered(parameters, written)
+    if kept := [name for name, why in found.why.items() if why == NEVER]:
+        taken = {move.name for move in found.moves} | found.rest.keys()
+        ignored = [slot.name for slot in slots if slot.name not in taken]
+        also = f"; the engine's loader ignores {ignored[0]}, one of {len(ignored)} tensors" if ignored else ""
+        raise Unfit(f"{kept[0]} would keep its old weights, one of {len(kept)} parameters of the engine that nothing "
+                    f"offered is loaded into{also}")  # fmt: skip
     found.moves = [move for move in found.moves if move.name not in found.rest]
     if found.why or not found.moves:
         found.moves, found.fills, found.rest = [], [], {slot.name: [] for slot in slots}
@@ -119,19 +141,20 @@ def record(
 
 
 def uncovered(parameters: dict[str, Tensor], written: Sequence[Tensor]) -> dict[str, str]:
-    """Parameters of which some element is not written exactly once, and how many."""
+    """Parameters of which some element is not written exactly once, and how many; NEVER where none is written."""
     found = {}
     for name, parameter in parameters.items():
         begin = parameter.untyped_storage().data_ptr()
         count = torch.zeros(
             parameter.untyped_storage().nbytes() // parameter.element_size(), dtype=torch.uint8, device=parameter.device
         )
-        for tensor in written:
-            if tensor.untyped_storage().data_ptr() == begin and tensor.dtype == parameter.dtype:
+        here = [tensor for tensor in written if tensor.untyped_storage().data_ptr() == begin]
+        for tensor in here:
+            if tensor.dtype == parameter.dtype:
                 count.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).add_(1)
         mine = count.as_strided(parameter.shape, parameter.stride(), parameter.storage_offset())
         if wrong := int((mine != 1).sum()):
-            found[name] = f"{wrong} of {mine.numel()} elements not written exactly once"
+            found[name] = f"{wrong} of {mine.numel()} elements not written exactly once" if here else NEVER
     return found
 
 

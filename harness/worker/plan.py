@@ -11,6 +11,7 @@ from harness.worker.copies import Pair, batch, captured, copy, merged
 from harness.worker.flat import Segment, Slot, overlaps
 from harness.worker.hashes import distinct
 from harness.worker.moves import Moves, bound, record
+from harness.worker.offers import whole
 
 Tensor = Any  # torch.Tensor, which the light environment does not know
 Load = Callable[[Iterator[tuple[str, Tensor]]], Any]
@@ -57,12 +58,18 @@ class Plan:
         return plan
 
     def bind(self, stages: Sequence[Sequence[Segment]]) -> None:
-        """Take the weights from these segments of the flat space, stage by stage. Raises ValueError where they do not
-        hold all that the plan needs."""
+        """Take the weights from these segments of the flat space, stage by stage. Raises Unfit where they do not hold
+        each byte of each tensor once."""
         self.stages = []
         for found in stages:
             parts = [(slot, there) for slot in self.slots if (there := overlaps(found, slot))]
             self.stages.append(Stage(merged(bound(self.moves.moves, found)), parts))
+        offered: dict[str, list[tuple[int, int]]] = {slot.name: [] for slot in self.slots}
+        for stage in self.stages:
+            for slot, held in stage.parts:
+                offered[slot.name] += [(begin, part.numel()) for begin, part in held]
+        for slot in self.slots:
+            whole(slot, offered[slot.name])
         pairs = [pair for stage in self.stages for pair in stage.pairs]
         have, need = sum(p.into.nbytes for p in pairs), sum(move.into.nbytes for move in self.moves.moves)
         if have != need:

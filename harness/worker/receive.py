@@ -2,16 +2,30 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from harness.worker import transports
+from harness.worker import offers, transports
 from harness.worker.flat import Piece, Slot
+from harness.worker.offers import Unfit
 from harness.worker.source import Source
 
 Request = dict[str, Any]
 FLOOR_COPIES = 20
 FLOOR_BYTES = 1 << 30  # of the scratch buffers that measure a path; longer copies are no faster
+
+
+def answers(replies: Sequence[Request]) -> list[Any]:
+    """What the receivers returned, by rank. Raises Unfit where all found that what is offered does not fit,
+    RuntimeError where anything else went wrong in one: what the engine then holds, nobody knows."""
+    wrong = {rank: reply["error"] for rank, reply in enumerate(replies) if "error" in reply}
+    if wrong and all(reply.get("sound") for reply in replies):
+        raise Unfit(wrong[0])
+    for rank, error in wrong.items():
+        raise RuntimeError(f"rank {rank}: {error}" if len(replies) > 1 else error)
+    return [reply["value"] for reply in replies]
 
 
 class Receiver:
@@ -35,32 +49,52 @@ class Receiver:
         self.packs = ""
         self.place: Callable[[str], Any] = lambda name: None
         self.addresses: list[Request] = []
+        self.offered: tuple[list[Slot], str] = [], ""  # the tensors, and their dtype
         self.plan: Any = None
         self.source: Source | None = None
 
-    def answer(self, request: Request) -> Any:
-        """Do what a request names. Raises ValueError for a name that is none."""
-        call = getattr(self, f"do_{request['do']}", None)
-        if call is None:
-            raise ValueError(f"no such request: {request['do']}")
-        return call(**{name: value for name, value in request.items() if name != "do"})
+    def answer(self, request: Request) -> Request:
+        """Do what a request names; a reply for `answers`. It raises nothing, since engines lose errors: SGLang those of
+        ranks but the first, vLLM their kinds."""
+        arguments = {name: value for name, value in request.items() if name != "do"}
+        try:
+            return {"value": getattr(self, f"do_{request['do']}")(**arguments)}
+        except Unfit as error:
+            return {"error": str(error), "sound": True}
+        except Exception as error:
+            traceback.print_exc()
+            return {"error": str(error) if type(error) is RuntimeError else f"{type(error).__name__}: {error}"}
 
     def do_open(self, transport: str, addresses: list[Request], slots: list[list[Any]], dtype: str) -> dict[str, Any]:
-        """Open what the senders offer and, where that is memory, plan how their tensors go into the model; facts."""
+        """Open what the senders offer and, where that is memory, plan how their tensors go into the model; facts.
+        Raises Unfit where that cannot be: nothing is written here."""
+        found = [Slot(name, tuple(shape), offset, size) for name, shape, offset, size in slots]
+        self.do_close()
+        self.addresses, self.offered = addresses, (found, dtype)
+        try:
+            return self._open(transport)
+        except Exception as error:
+            self.do_close()
+            if isinstance(error, Unfit):
+                raise
+            traceback.print_exc()
+            raise Unfit(f"{transport} could not be opened: {type(error).__name__}: {error}") from error
+
+    def _open(self, transport: str) -> dict[str, Any]:
         import torch
 
         from harness.worker.plan import Plan
 
-        self.do_close()
-        start, self.addresses = time.perf_counter(), addresses
-        self.source = transports.load(transport).opened(addresses, self.device, self.rank)
+        start, (slots, name) = time.perf_counter(), self.offered
+        dtype, parameters = getattr(torch, name), self.model().parameters()
+        offers.fit(slots, dtype.itemsize, name, {str(each.dtype).removeprefix("torch.") for each in parameters})
+        self.source = transports.load(transport).opened(self.addresses, self.device, self.rank)
         if self.source is None:
             return {"open_s": time.perf_counter() - start}
         facts: dict[str, Any] = {"open_s": time.perf_counter() - start, "staging_bytes": self.source.own}
-        found = [Slot(name, tuple(shape), offset, size) for name, shape, offset, size in slots]
-        if self.plan is None or self.plan.slots != found:
-            self.plan = Plan.record(self.model(), self.load, found, getattr(torch, dtype), self.packs)
-        self.plan.bind(self.source.segments([[Piece(*piece) for piece in a["pieces"]] for a in addresses]))
+        if self.plan is None or (self.plan.slots, self.plan.dtype) != (slots, dtype):
+            self.plan = Plan.record(self.model(), self.load, slots, dtype, self.packs)
+        self.plan.bind(self.source.segments([[Piece(*piece) for piece in a["pieces"]] for a in self.addresses]))
         self.fence()
         return facts | self.source.facts | dict(self.plan.facts)
 
@@ -79,6 +113,7 @@ class Receiver:
         self.fence()
         start, phases = time.perf_counter(), dict[str, float]()
         if self.source is None:
+            offers.checkpoint(Path(self.addresses[0]["path"]), *self.offered)
             self.read(self.addresses[0]["path"])
         elif apart:
             phases = self._apart(self.source, how)

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.worker import transports
 from harness.worker.flat import Piece, Slot, buckets
+from harness.worker.offers import Unfit
 
 
 class Sender:
@@ -26,7 +27,10 @@ class Sender:
     def held(self) -> dict[str, Any]:
         """What the other side must know: slots as lists, bytes of all weights, and of the buffer here."""
         slots = [[slot.name, list(slot.shape), slot.offset, slot.bytes] for slot in self.slots]
-        return {"slots": slots, "bytes": sum(slot.bytes for slot in self.slots), "buffer": self.buffer.numel()}
+        return {
+            "slots": slots, "dtype": str(self.dtype).removeprefix("torch."), "buffer": self.buffer.numel(),
+            "bytes": sum(slot.bytes for slot in self.slots),
+        }  # fmt: skip
 
     def sent(self) -> int:
         """A hash of the weights."""
@@ -35,12 +39,17 @@ class Sender:
         return hashed(self.buffer)
 
     def offer(
-        self, transport: str, folder: str, model: str, receivers: int = 1, bucket: int = 1 << 26
+        self, transport: str, folder: str, model: str, receivers: int = 1, bucket: int = 1 << 26, patience: float = 60.0
     ) -> dict[str, Any]:
         """Address of the weights for the receivers, over that transport. `model`: a folder with its configuration;
-        `bucket`: bytes that a transport sends at once."""
+        `bucket`: bytes that a transport sends at once; `patience`: seconds that it waits for the other side. Raises
+        Unfit where the transport cannot have them."""
         module = transports.load(transport)
-        address: dict[str, Any] = module.offer(self.buffer, self.slots, self.dtype, folder) | {
+        try:
+            offered = module.offer(self.buffer, self.slots, self.dtype, folder)
+        except (MemoryError, OSError, RuntimeError, ValueError) as error:
+            raise Unfit(f"{transport} cannot send these weights: {error}") from error
+        address: dict[str, Any] = offered | {
             "model": model,
             "sender": self.rank,
             "senders": self.ranks,
@@ -48,6 +57,7 @@ class Sender:
             "pieces": [[piece.flat, piece.bytes, piece.local, piece.row] for piece in self.pieces],
             "buckets": buckets(self.pieces, bucket),
             "bucket": bucket,
+            "patience": patience,
         }
         if hasattr(module, "meet"):
             module.meet(self.buffer, self.slots, self.dtype, address)

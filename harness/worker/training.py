@@ -36,8 +36,9 @@ class Training(Sender):
         self, model: str, algorithm: str, changes: dict[str, Any], settings: dict[str, Any], task: str,
         options: dict[str, Any], warm_up: dict[str, Any], dtype: str, device: str, rank: int, ranks: int, meeting: str,
     ) -> dict[str, Any]:  # fmt: skip
-        """`changes`: fields of the algorithm; `settings`: of `trainers.settings.Settings`, `rate` and `lora` (a rank)
-        besides; `options`: fields of the task; `warm_up`: of `imitate`; `meeting`: a file for several ranks."""
+        """`changes`: fields of the algorithm, and `kl`, its coefficient; `settings`: of `trainers.settings.Settings`,
+        `rate`, `betas` and `lora` (a rank) besides; `options`: fields of the task; `warm_up`: of `imitate`; `meeting`:
+        a file for several ranks."""
         import torch
 
         from trainers.algorithms import ALGORITHMS
@@ -49,7 +50,9 @@ class Training(Sender):
         self.rank, self.ranks, self.device = rank, ranks, device
         self.dtype = getattr(torch, dtype)
         joined = join(rank, ranks, f"file://{meeting}", device.partition(":")[0]) if ranks > 1 else None
-        found = replace(ALGORITHMS[algorithm], **changes)
+        found = ALGORITHMS[algorithm]
+        kl = replace(found.kl, coefficient=changes.pop("kl", found.kl.coefficient))
+        found = replace(found, kl=kl, **changes)
         self.trainer = Trainer(model, found, chosen(settings | {"dtype": dtype}), device, joined)
         self.task = TASKS[task](**options)
         vocabulary = json.loads(Path(model, "config.json").read_text())["vocab_size"]
@@ -61,9 +64,13 @@ class Training(Sender):
             self.imitate(**warm_up)
         return self.held()
 
-    def imitate(self, steps: int, prompts: int) -> None:
-        """A supervised warm-up: some steps towards right answers, so that a random model begins with more than noise;
-        the model that comes of it is the reference."""
+    def imitate(self, steps: int, prompts: int, rate: float) -> None:
+        """A supervised warm-up: some steps of that rate towards right answers, so that a random model begins with more
+        than noise; the model that comes of it is the reference."""
+        groups = self.trainer.policy.optimiser.adam.param_groups
+        before = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] = rate
         for step in range(steps):
             talks = Talks(self.task, self.codec, self.task.examples(prompts, -1 - step), 1, 0, 0, step)
             for talk in talks.talks:
@@ -73,6 +80,8 @@ class Training(Sender):
                 talk.ended = True
             talks.limit = max(len(talk.ids) for talk in talks.talks)
             self.trainer.imitate(talks.batch())
+        for group, learning in zip(groups, before, strict=True):
+            group["lr"] = learning
         if not self.trainer.settings.lora:
             self.trainer.anchor()
 
@@ -161,10 +170,10 @@ def chosen(settings: dict[str, Any]) -> Any:
     from trainers.optimiser import AdamW
     from trainers.settings import Settings
 
-    rate, rank = settings.pop("rate", None), settings.pop("lora", 0)
+    rank = settings.pop("lora", 0)
     more: dict[str, Any] = {"lora": Lora(rank=rank, alpha=2 * rank) if rank else None}
-    if rate is not None:
-        more |= {"optimiser": AdamW(rate=rate), "critic": AdamW(rate=rate)}
+    if steps := {name: settings.pop(name) for name in ("rate", "betas") if name in settings}:
+        more |= {"optimiser": AdamW(**steps), "critic": AdamW(**steps)}
     return Settings(**settings, **more)
 
 

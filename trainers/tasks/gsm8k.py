@@ -16,7 +16,7 @@ from typing import Any
 from trainers.tasks.task import Example, OneTurn, is_held_out
 
 INSTRUCTION = ' Let\'s think step by step and output the final answer after "####".'
-NUMBER = r"((?<![\w)])[-−])?\$?([-−])?([0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)"
+NUMBER = r"((?<![\w)])[-−])?(?:\$([-−])?)?([0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)"
 FINAL = re.compile(r"####\s*" + NUMBER)
 ANY = re.compile(NUMBER)
 Row = Mapping[str, Any]
@@ -85,12 +85,10 @@ def _rows(where: str, split: str) -> list[Row]:
     if not path.is_dir():
         return _hub(where, split)
     folder = path / "main" if (path / "main").is_dir() else path
-    files = [file for suffix in READERS for file in sorted(folder.glob(f"{split}*{suffix}"))]
-    if not files:
-        raise ValueError(
-            f"{folder} has no {split}*.parquet and no {split}*.jsonl: name the folder or the file of GSM8K"
-        )
-    return [row for file in files for row in _read(file)]
+    for suffix in READERS:
+        if files := [*folder.glob(f"{split}{suffix}"), *sorted(folder.glob(f"{split}-*{suffix}"))]:
+            return [row for file in files for row in _read(file)]
+    raise ValueError(f"{folder} has no {split}.jsonl and no {split}-*.parquet: name the folder or the file of GSM8K")
 
 
 def _read(path: Path) -> list[Row]:

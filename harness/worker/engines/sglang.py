@@ -13,6 +13,7 @@ from typing import Any
 from harness.rollouts import Answer
 from harness.worker import options as equivalent
 from harness.worker.engines import Options, Report, Sampling, unheard
+from harness.worker.receive import answers
 
 DEVICE_FLAGS: dict[str, Options] = {
     # The memory fraction only has to be enough for `kv_tokens`: SGLang would derive one below 0 from the prefill chunk.
@@ -129,8 +130,11 @@ class SGLang:
             self.reply = Path(tempfile.mkdtemp(dir=Path.cwd())) / "reply"
             self.installed = True
         asked = request | {"flush": True} if flush else request
+        replies = [Path(f"{self.reply}.{rank}") for rank in range(self.engine.server_args.tp_size)]
+        for reply in replies:
+            reply.unlink(missing_ok=True)  # SGLang says of the first rank alone whether it raised
         self.engine.collective_rpc("rollbench", request=asked, reply=str(self.reply))
-        return [json.loads(Path(f"{self.reply}.{rank}").read_text()) for rank in range(self.engine.server_args.tp_size)]
+        return answers([json.loads(reply.read_text()) for reply in replies])
 
     def adapt(self, path: str) -> None:
         """SGLang brings an adapter to the device with the first batch that needs it: here it must be there before. The

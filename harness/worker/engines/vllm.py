@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import math
 import os
+import threading
 import time
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from harness.rollouts import Answer
 from harness.worker import options as equivalent
 from harness.worker.engines import Options, Report, Sampling, unheard
 from harness.worker.engines.inprocess import InProcess
+from harness.worker.receive import answers
 from harness.worker.transports import ray_stand_in
 
 ENVIRONMENT = {
@@ -28,6 +30,7 @@ BACKENDS = {  # of vLLM's own weight transfer: what it needs besides
     "ipc": {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"},  # handles come pickled, from the sender of the same launch
 }
 
+LOOK, LAST_WORDS = 0.5, 1.0  # seconds: between two looks at vLLM's core, and for errors to go out when it has died
 ADAPTER = 1  # the number of the only adapter
 LEVELS = {(None, None): 0, ("backed_up", "discarded"): 1, ("discarded", "discarded"): 2}  # by weights and cache
 TAGS = ("weights", "kv_cache")  # CUDA graphs, where they were released, come back with either
@@ -38,6 +41,7 @@ class VLLM:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.numbers = itertools.count()
+        self.closed = threading.Event()
         self.llm: Any = None
         self.adapter: Options = {}  # what a request says of it
 
@@ -75,6 +79,7 @@ class VLLM:
 
             self.llm = self.loop.run_until_complete(make())
             self.config = self.llm.vllm_config
+            threading.Thread(target=self._end_with_core, daemon=True).start()
         else:
             self.llm = InProcess(lambda: LLMEngine.from_engine_args(arguments), self.loop)
             self.config = self.llm.engine.vllm_config
@@ -85,6 +90,14 @@ class VLLM:
         resolved = self._resolved(flags, self.config)
         resolved |= attention
         return resolved
+
+    def _end_with_core(self) -> None:
+        """vLLM never answers a call during which its core dies: end this process, as SGLang does, behind a moment for
+        what does have an answer."""
+        while not self.closed.wait(LOOK):
+            if self.llm.errored and not self.closed.wait(LAST_WORDS):
+                print("vLLM's engine core has died", flush=True)
+                os._exit(1)
 
     def _resolved(self, asked: Options, config: Any) -> Options:
         graphs = config.compilation_config
@@ -164,16 +177,15 @@ class VLLM:
         await (self.llm.resume_generation() if self.apart else self.llm.resume())
 
     async def take(self, request: Options) -> list[Any]:
-        found: list[Any] = await self.call("collective_rpc", "rollbench", None, (request,))
-        return found
+        return answers(await self.call("collective_rpc", "rollbench", None, (request,)))
 
     async def forget(self, running: bool) -> bool:
         return bool(await self.call("reset_prefix_cache", running))
 
     def weights(self, request: Options, flush: bool) -> list[Any]:
-        answers, *done = self._ask(*self._inside(request, flush))
+        replies, *done = self._ask(*self._inside(request, flush))
+        found = answers(replies)
         self.flushed(*done)
-        found: list[Any] = answers
         return found
 
     def _inside(self, request: Options, flush: bool) -> list[tuple[Any, ...]]:
@@ -188,9 +200,10 @@ class VLLM:
 
         name = f"adapter-{next(self.numbers)}"
         load = "add_lora", LoRARequest(name, ADAPTER, path, load_inplace=True)
-        loaded, _, *done = self._ask(load, *self._inside({"do": "adapted", "name": name}, flush=True))
+        loaded, replies, *done = self._ask(load, *self._inside({"do": "adapted", "name": name}, flush=True))
         if not loaded:
             raise RuntimeError(f"vLLM did not load the adapter in {path}")
+        answers(replies)
         self.flushed(*done)
         self.adapter = {"lora_request": LoRARequest(name, ADAPTER, path)}
 
@@ -217,6 +230,7 @@ class VLLM:
             raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
 
     def close(self) -> None:
+        self.closed.set()
         if self.llm is not None and self.apart:
             self.llm.shutdown()
         elif self.llm is not None:

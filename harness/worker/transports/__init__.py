@@ -5,7 +5,7 @@ What rollbench's own receiver takes in (`TRANSPORTS`):
 - `offer(buffer, slots, dtype, folder)`: a sender's side, once: an address (what JSON can hold) for the receivers;
 - `send(buffer, slots, dtype, address)`: a sender's side at every sync, done on the device when it returns;
 - `opened(addresses, device, rank)`: the receiver's side, once: a `harness.worker.source.Source` of what all senders
-  offer, or None where the engine itself reads what was sent;
+  offer, or None where the engine itself reads what was sent; raises `offers.Unfit` for what cannot be opened;
 - `TOGETHER`: whether both sides must be at it at the same time;
 - `ON_DISK`, where it is true: what is sent lies on a disk, not in shared memory.
 

@@ -4,7 +4,9 @@ one is copied into the model while the next arrives.
 A group a sender: its rank is 0, the receivers' follow. They meet in a file, nothing listens beyond loopback.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,6 @@ from harness.worker.flat import Slot
 from harness.worker.source import Part, Source
 
 Address = dict[str, Any]
-PATIENCE = 60  # seconds that a broadcast may wait for the other side
 _groups: dict[str, Any] = {}  # by the file in which they meet
 
 
@@ -29,8 +30,10 @@ def group(kind: str, address: Address, rank: int) -> Any:
     import torch.distributed as dist
 
     path = address["meeting"]
-    if path not in _groups:
-        size, patience = 1 + address["receivers"], timedelta(seconds=PATIENCE)
+    if path in _groups:
+        return _groups[path]
+    size, patience = 1 + address["receivers"], timedelta(seconds=address["patience"])
+    with patient(kind, address, f"the group of sender {address['sender']} and {address['receivers']} receivers"):
         store = dist.FileStore(path, size)
         store.set_timeout(patience)
         if kind == "gloo":
@@ -42,6 +45,19 @@ def group(kind: str, address: Address, rank: int) -> Any:
     return _groups[path]
 
 
+@contextmanager
+def patient(kind: str, address: Address, what: str) -> Iterator[None]:
+    """Raises RuntimeError that says so where the other side does not come in time, or is cut off."""
+    start, seconds = time.monotonic(), address["patience"]
+    try:
+        yield
+    except RuntimeError as error:
+        late = time.monotonic() - start >= 0.9 * seconds
+        how = f"not all came within {seconds:g} s" if late else "the other side was cut off"
+        first = str(error).strip().partition("\n")[0]
+        raise RuntimeError(f"{kind}, {what}: {how}: see the logs of both sides ({first})") from error
+
+
 def broadcast(found: Any, tensor: Any) -> Any:
     """Begin to send from rank 0, or to receive there."""
     import torch.distributed as dist
@@ -49,6 +65,12 @@ def broadcast(found: Any, tensor: Any) -> Any:
     options = dist.BroadcastOptions()
     options.rootRank, options.rootTensor = 0, 0
     return found.broadcast([tensor], options)
+
+
+def waited(kind: str, address: Address, work: Any) -> None:
+    """Until what was begun is done: on a GPU in the order of the current stream, else now."""
+    with patient(kind, address, f"a broadcast of sender {address['sender']}"):
+        work.wait()
 
 
 def staged(kind: str, addresses: Sequence[Address], rank: int, new: Any) -> Source:
@@ -60,13 +82,14 @@ def staged(kind: str, addresses: Sequence[Address], rank: int, new: Any) -> Sour
 
     def fetch(stage: int) -> Any:
         (part,) = stages[stage]
-        return broadcast(group(kind, addresses[part.sender], 1 + rank), part.tensor)
+        address = addresses[part.sender]
+        return address, broadcast(group(kind, address, 1 + rank), part.tensor)
 
     def close() -> None:
         for address in addresses:
             _groups.pop(address["meeting"], None)
 
-    found = Source(stages, fetch, lambda work: work.wait(), close)
+    found = Source(stages, fetch, lambda begun: waited(kind, *begun), close)
     found.facts = {"buckets": len(parts), "bucket_bytes": size}
     found.own = size * len(staging)
     return found

@@ -16,7 +16,7 @@ offer = broadcast.offer
 def send(buffer: Any, slots: Sequence[Slot], dtype: Any, address: Address) -> None:
     found = broadcast.group("gloo", address, 0)
     for begin, end in address["buckets"]:
-        broadcast.broadcast(found, buffer[begin:end].cpu()).wait()
+        broadcast.waited("gloo", address, broadcast.broadcast(found, buffer[begin:end].cpu()))
 
 
 def opened(addresses: Sequence[Address], device: Any, rank: int) -> Source:

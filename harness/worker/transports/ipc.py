@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.worker.flat import Slot
+from harness.worker.offers import Unfit
 from harness.worker.source import Source, mapped
 
 TOGETHER = False
@@ -38,22 +39,37 @@ def send(buffer: Any, slots: Sequence[Slot], dtype: Any, address: Address) -> No
 
 
 def opened(addresses: Sequence[Address], device: Any, rank: int) -> Source:
-    """torch unmaps a buffer with the last tensor that looks into it. Raises RuntimeError for one that cannot be mapped
-    here."""
+    """torch unmaps a buffer with the last tensor that looks into it. Raises Unfit for one that cannot be mapped."""
     import torch
 
     if device.type != "cuda":
-        raise RuntimeError("CUDA IPC needs the engine on a GPU")
+        raise Unfit("CUDA IPC needs the engine on a GPU: take shm, gloo or disk")
     here = {identity(index): index for index in range(torch.cuda.device_count())}
     found = []
-    for address in addresses:
-        if address["gpu"] not in here:
-            raise RuntimeError(f"the weights lie on GPU {address['gpu']}, which the engine's process does not see")
-        storage = torch.UntypedStorage._new_shared_cuda(
-            here[address["gpu"]], bytes.fromhex(address["memory"]), address["size"], address["offset"],
-            bytes.fromhex(address["counter"]), address["counter_offset"], bytes.fromhex(address["event"]),
-            address["event_sync"],
-        )  # fmt: skip
-        buffer = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+    for number, address in enumerate(addresses):
+        gpu = address["gpu"]
+        if gpu not in here:
+            raise Unfit(
+                f"the weights of sender {number} lie on GPU {gpu}, the engine's process sees {', '.join(here)}: "
+                "hold them on one of these, or have CUDA_VISIBLE_DEVICES show it that one"
+            )
+        try:
+            buffer = _map(here[gpu], address)
+        except (RuntimeError, ValueError) as error:
+            first = str(error).partition("\n")[0]
+            raise Unfit(f"the handle of sender {number} on the memory of GPU {gpu} opens nothing ({first}): is the "
+                        "sender alive, and its buffer where it was?") from None  # fmt: skip
+        if buffer.numel() < address["bytes"]:
+            raise Unfit(f"the handle of sender {number} opens {buffer.numel()} of {address['bytes']} bytes")
         found.append(buffer[: address["bytes"]])
     return mapped(found)
+
+
+def _map(gpu: int, address: Address) -> Any:
+    import torch
+
+    storage = torch.UntypedStorage._new_shared_cuda(
+        gpu, bytes.fromhex(address["memory"]), address["size"], address["offset"], bytes.fromhex(address["counter"]),
+        address["counter_offset"], bytes.fromhex(address["event"]), address["event_sync"],
+    )  # fmt: skip
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.worker.flat import Slot
+from harness.worker.offers import Unfit
 from harness.worker.source import Source, mapped
 
 TOGETHER = False
@@ -48,7 +49,12 @@ def send(buffer: Any, slots: Sequence[Slot], dtype: Any, address: Address) -> No
 
 
 def opened(addresses: Sequence[Address], device: Any, rank: int) -> Source:
-    """On the host: the plan's copies go from there to wherever the parameters are."""
+    """On the host: the plan's copies go from there to wherever the parameters are. Raises Unfit for a file that is gone
+    or too short."""
+    for number, address in enumerate(addresses):
+        path, size = Path(address["path"]), address["bytes"]
+        if (there := path.stat().st_size if path.is_file() else 0) < size:
+            raise Unfit(f"{path} has {there} of the {size} bytes that sender {number} offers: is the sender alive?")
     found = [_locked(_map(address["path"], address["bytes"])) for address in addresses]
 
     def close() -> None:

@@ -1,0 +1,186 @@
+"""results/README.md and what it links: tables that GitHub shows, and plots. The same records give the same bytes."""
+
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+from harness import compare, plots, store
+from harness.draw import MADE, MOST, svgs
+from harness.errors import UserError
+from harness.evidence import Evidence, read
+from harness.markdown import code, flat, image, link, plain, table
+from harness.metrics import METRICS
+from harness.plots import Plot
+from harness.record import Record
+from harness.standings import NAMES, PAIR, Judge, Standing, by_gate, command, standings
+
+HEAD = f"""# Results
+
+<!-- {MADE} -->
+Written by `rollbench report` from the records in this folder; `rollbench report --html` makes a page of them in which
+one can filter and zoom, `rollbench guide` says what follows for the choice of an engine.
+
+A figure is the geometric mean over launches, one number a launch, with its 95 % t interval; a ratio is that of vLLM to
+SGLang, paired by launch where both ran in one run. The verdict is by the rule of `rollbench gate` over the metrics of a
+case: which engine is better, `alike` where a difference that matters would have been seen, else `inconclusive`. A
+figure leads to its record; `invalid`: a certificate does not hold.
+"""
+NO_GPU = "No GPU: these figures show that all works, not how fast an engine is."
+
+
+def files(root: Path, judge: Judge = by_gate) -> tuple[dict[str, str], Evidence]:
+    """Every file of the report by its path below the results folder. Raises UserError when there are no records."""
+    evidence = read(root)
+    if not evidence.entries:
+        why = f" ({len(evidence.skipped)} files are none: {evidence.skipped[0]})" if evidence.skipped else ""
+        raise UserError(f"{root}: no records{why}; `rollbench run` makes them")
+    made, drawn, sections = dict[str, str](), dict[str, Sequence[Plot]](), list[str]()
+    for machine, mine in groupby(standings(evidence), lambda standing: standing.key.machine):
+        for scenario, group in groupby(mine, lambda standing: standing.key.scenario):
+            shown = list(group)
+            if not sections or not sections[-1].startswith(f"## {plain(machine)}\n"):
+                sections.append(_machine(machine, next(iter(shown[-1].records.values()))))
+            folder = f"{slug(machine)}/{slug(scenario)}"
+            figures = _figures(evidence, shown)
+            drawn |= {f"{folder}/{slug(name)}.svg": found for name, found in figures.items()}
+            sections[-1] += _scenario(folder, shown, figures, judge)
+            made[f"{folder}/README.md"] = _details(shown, judge)
+    made["README.md"] = "\n".join([HEAD, *sections, *_skipped(evidence)])
+    return made | dict(zip(drawn, svgs(list(drawn.values())), strict=True)), evidence
+
+
+def write(root: Path, made: dict[str, str]) -> list[str]:
+    """Write what differs, and take away what an earlier report left; the paths of both."""
+    changed = stale(root, made)
+    for name in changed:
+        if name in made:
+            store.write(root / name, made[name])
+        else:
+            (root / name).unlink()
+    return changed
+
+
+def stale(root: Path, made: dict[str, str]) -> list[str]:
+    """Files of the report that are missing, differ, or should not be there."""
+    differ = [name for name, text in made.items() if not (root / name).is_file() or (root / name).read_text() != text]
+    found = (path for pattern in ("README.md", "*.svg") for path in root.rglob(pattern))
+    names = {str(path.relative_to(root)): path for path in found}
+    return sorted([*differ, *(name for name, path in names.items() if name not in made and MADE in path.read_text())])
+
+
+def slug(name: str) -> str:
+    """A name that is safe as a file's; another name never has the same."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".-")[:80]
+    return safe if safe == name != "" else f"{safe or 'unnamed'}-{zlib.crc32(name.encode(errors='replace')):08x}"
+
+
+def _figures(evidence: Evidence, shown: Sequence[Standing]) -> dict[str, list[Plot]]:
+    past = plots.history(evidence, [standing.key for standing in shown])
+    return plots.of_scenario(shown) | ({"history": past} if past else {})
+
+
+def _machine(machine: str, record: Record) -> str:
+    found = record.machine
+    gpus = ", ".join(f"{found.gpus.count(gpu)} × {plain(gpu)}" for gpu in dict.fromkeys(found.gpus))
+    driver = f", driver {plain(found.driver)}" if found.driver else ""
+    about = f"{plain(found.cpu)}, {found.cores} cores, {found.ram_gib:.0f} GiB{driver}."
+    return f"## {plain(machine)}\n\n{gpus + '; ' if gpus else ''}{about}{'' if gpus else ' ' + NO_GPU}\n"
+
+
+def _scenario(folder: str, shown: Sequence[Standing], figures: dict[str, list[Plot]], judge: Judge) -> str:
+    engines = _engines(shown)
+    headers = ["case", "model", "metric", *(NAMES.get(engine, plain(engine)) for engine in engines), *_ratio_headers()]
+    rows = [row for standing in shown for row in _rows(standing, standing.headlines, engines, judge)]
+    parts = [f"\n### {plain(shown[0].key.scenario)}\n", table(headers, rows), ""]
+    for name, found in figures.items():
+        parts.append(image(f"{found[0].title}, {found[0].y}", f"{folder}/{slug(name)}.svg"))
+        if len(found) > MOST and name == "history":
+            parts.append(f"\nThe {MOST} of {len(found)} cases whose newest record differs most from the one before.")
+    details = link("every metric, parameters, commands", f"{folder}/README.md")
+    return "\n".join([*parts, "", table(EVIDENCE, list(_evidence(shown))), "", f"More: {details}", *_why(shown), ""])
+
+
+def _engines(shown: Iterable[Standing]) -> list[str]:
+    found = {engine for standing in shown for engine in standing.records}
+    return [*PAIR, *sorted(found - set(PAIR))]
+
+
+def _ratio_headers() -> list[str]:
+    before, after = (NAMES[engine] for engine in PAIR)
+    return [f"{after} / {before}", "verdict"]
+
+
+def _rows(
+    standing: Standing, metrics: Iterable[str], engines: Sequence[str], judge: Judge, up: str = "", named: bool = True
+) -> Iterable[list[str]]:
+    """A row a metric; the case and its model stand in the first."""
+    first = [code(standing.key.case.split("/", 1)[-1]), plain(standing.key.model)] if named else []
+    verdicts = judge(standing)
+    for name in metrics:
+        ratio = standing.ratios.get(name)
+        paired = "" if ratio is None or ratio.paired or ratio.broken else " (unpaired)"
+        cells = [_level(standing, engine, name, up) for engine in engines]
+        says = ["", ""] if ratio is None else [plain(compare.ratio_text(ratio)) + paired, plain(verdicts.get(name, ""))]
+        yield [*first, METRICS[name].title, *cells, *says]
+        first = [""] * len(first)
+
+
+def _level(standing: Standing, engine: str, metric: str, up: str) -> str:
+    record = standing.records.get(engine)
+    if record is None:
+        return ""
+    level = standing.levels.get(metric, {}).get(engine)
+    told = compare.no_level(record) if level is None else compare.level_text(level, METRICS[metric])
+    return link(plain(told), up + standing.entries[engine].path)
+
+
+EVIDENCE = ("case", "engine", "launches", "certificates", "versions", "lane", "commit", "measured", "record")
+
+
+def _evidence(shown: Iterable[Standing]) -> Iterable[list[str]]:
+    for standing in shown:
+        for engine, record in standing.records.items():
+            dirty = " (files differed)" if record.commit.dirty else ""
+            path = standing.entries[engine].path
+            yield [
+                code(standing.key.case.split("/", 1)[-1]), NAMES.get(engine, plain(engine)),
+                compare.launches_text(record), plain(compare.certificates_text(record)),
+                plain(compare.versions_text(record)), plain(record.lane), f"{code(record.commit.id[:8])}{dirty}",
+                f"{record.started:%Y-%m-%d}", link("record", path),
+            ]  # fmt: skip
+
+
+def _why(shown: Iterable[Standing]) -> Iterable[str]:
+    """Why a figure or a ratio is missing."""
+    told = list[str]()
+    for standing in shown:
+        told += [f"no ratio of {plain(standing.key.case)}: {plain(standing.why)}"] if standing.why else []
+        for record in standing.records.values():
+            told += [f"not supported: {plain(record.case)} on {plain(record.engine)}: {plain(record.unsupported)}"
+                     ] * bool(record.unsupported)  # fmt: skip
+            told += [f"invalid: {plain(record.case)} on {plain(record.engine)}: {plain(why)}" for why in record.broken]
+    return ["", *(f"- {line}" for line in told)] if told else []
+
+
+def _details(shown: Sequence[Standing], judge: Judge) -> str:
+    """The README of a scenario's folder on a machine: all that its records say."""
+    key, up = shown[0].key, "../../"
+    parts = [f"# {plain(key.scenario)} on {plain(key.machine)}\n\n<!-- {MADE} -->\n{link('All results', up)}\n"]
+    for standing in shown:
+        records = list(standing.records.values())
+        engines = [engine for engine in _engines([standing]) if engine in standing.records]
+        headers = ["metric", *(NAMES.get(engine, plain(engine)) for engine in engines), *_ratio_headers()]
+        about = ", ".join(f"{plain(name)} {plain(value)}" for name, value in records[0].params.items())
+        rows = list(_rows(standing, standing.metrics, engines, judge, up, named=False))
+        parts += [
+            f"## {plain(standing.key.case.split('/', 1)[-1])}\n", f"{about}\n", table(headers, rows),
+            f"\nAgain: {code(command(records))}\n",
+        ]  # fmt: skip
+    return "\n".join(parts)
+
+
+def _skipped(evidence: Evidence) -> list[str]:
+    why = sorted(map(flat, evidence.skipped))
+    return ["## Passed over\n", *(f"- {plain(line)}" for line in why), ""] if why else []

@@ -1,0 +1,1 @@
+"""Tests of trainers/; all but those of the tasks need torch."""
