@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from harness import envs, link, senders
+from harness import envs, link, models, senders
 from harness.adapterlink import AdapterLink
 from harness.client import Reply
 from harness.link import Link
@@ -17,7 +17,7 @@ from harness.scenario import Options
 from harness.worker import transports
 
 MIB = 1 << 20
-SLOTS = [["model.norm.weight", [4], 0, 16]]
+SLOTS = [[name, list(shape), 0, 0] for name, shape in models.tensors_of("tiny-qwen3")]
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Stub:
     def post(self, name: str, **args: Any) -> None:
         self.done.append((name, args))
 
-    def answer(self, name: str, timeout: float) -> Reply:
+    def answer(self, name: str, timeout: float, watch: Any = ()) -> Reply:
         found = self.answers.get(name)
         return found if isinstance(found, Reply) else Reply(found, 0.5)
 
@@ -60,7 +60,7 @@ class Stub:
 
 
 class Engine(Stub):
-    def answer(self, name: str, timeout: float) -> Reply:
+    def answer(self, name: str, timeout: float, watch: Any = ()) -> Reply:
         if name != "weights":
             return super().answer(name, timeout)
         request = self.done[-1][1]["request"]
@@ -77,9 +77,10 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         worker=engine, options=Options(dtype="float32", lora_rank=4), model="tiny-qwen3", timeout=1.0, facts={},
         environment=envs.find("fake"), log=tmp_path / "log.log", variables=lambda local: {}, tell=print, _link=None,
         enter_context=lambda found: found, flush=lambda: engine.call("flush", 1.0).seconds,
+        running=[engine],
     )  # fmt: skip
     found._linked = lambda make: Rig._linked(found, make)
-    held = {"slots": SLOTS, "bytes": 1000, "buffer": 1024, "base": 500}
+    held = {"slots": SLOTS, "dtype": "float32", "bytes": 1000, "buffer": 1024, "base": 500}
     answers = {
         "hold": held, "offer": {"port": 5}, "send": Reply(["handle"], 0.125), "update": 0.0625, "join": {"joined": 1},
         "take": Reply({"load": 0.5, "flush": 0.25}, 1.0), "write": Reply(None, 0.5), "adapt": Reply(None, 1.5),
