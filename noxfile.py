@@ -94,6 +94,16 @@ def speed(session: nox.Session) -> None:
 
 
 @nox.session
+def learning(session: nox.Session) -> None:
+    """Learning curves of every algorithm on both engines, into docs/: an hour."""
+    light(session)
+    for engine in ENGINES:
+        session.run("rollbench", "env", engine)
+        session.run("python", "-m", "tests.learning", engine)
+    session.run("python", "-m", "tests.learning")
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Format, lint, types (those of trainers/ in the vLLM environment, which has torch), the tracked report."""
     light(session, "dev")

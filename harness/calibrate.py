@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from harness import stats
+from harness import cells, stats
 from harness.gate import Looks
 from harness.metrics import METRICS, Metric
 from harness.record import Record
@@ -174,13 +174,17 @@ def _pooled(parts: Sequence[tuple[float, int]]) -> float:
     return math.sqrt(sum(variance * n for variance, n in parts) / degrees) if degrees else 0.0
 
 
-def spreads(records: Iterable[Record], blocking: bool = True) -> dict[tuple[str, str, str], Spread]:
-    """By case, engine and metric, of all records whose certificates hold and that have two launches or more."""
+def spreads(records: Iterable[Record], shared: bool = False) -> dict[tuple[str, str, str], Spread]:
+    """By case, engine and metric that blocks, of all records with two launches or more that count in a gate; `shared`
+    counts those that others on the machine spoilt too."""
     found = dict[tuple[str, str, str], Spread]()
     for record in records:
+        if cells.untrue(record):
+            continue
+        kept = {launch.pair for launch in record.good if shared or not cells.spoilt(launch)}
         for metric in METRICS.values():
-            launches = record.samples(metric.name)
+            launches = record.samples(metric.name, kept)
             fit = metric.scale == "difference" or all(v > 0 for launch in launches for v in launch)
-            if metric.better and (metric.blocks or not blocking) and fit and len(launches) > 1 and not record.broken:
+            if metric.blocks and fit and len(launches) > 1:
                 found.setdefault((record.case, record.engine, metric.name), Spread(metric)).add(launches)
     return found

@@ -171,12 +171,8 @@ class _Case:
         """Why the figures do not count: launches that failed, certificates that did not hold."""
         if failed := [launch for launch in after.launches if launch.error] + list(self.head.failures.get(self.key, ())):
             return f"{len(failed)} launch(es) failed on head: {_error(self.head, self.key)}"
-        for name, record in (("base", before), ("head", after)):
-            for launch in record.good:
-                for certificate, held in launch.certificates.items():
-                    if held.ok is False and certificate not in OF_THE_MACHINE:
-                        return f"{name}: launch {launch.order}, {certificate}: {held.reason}"
-        return ""
+        told = ((name, untrue(record)) for name, record in (("base", before), ("head", after)))
+        return next((f"{name}: {why}" for name, why in told if why), "")
 
     def _cell(
         self, metric: Metric, base: Mapping[int, Launch], head: Mapping[int, Launch], together: bool
@@ -220,6 +216,15 @@ class _Case:
 def _launches(record: Record, shared: bool) -> dict[int, Launch]:
     """Good launches by pair, without those that the machine spoilt."""
     return {launch.pair: launch for launch in record.good if shared or not spoilt(launch)}
+
+
+def untrue(record: Record) -> str:
+    """The first certificate that did not hold and that is no fault of the machine."""
+    for launch in record.good:
+        for name, held in launch.certificates.items():
+            if held.ok is False and name not in OF_THE_MACHINE:
+                return f"launch {launch.order}, {name}: {held.reason}"
+    return ""
 
 
 def spoilt(launch: Launch) -> str:

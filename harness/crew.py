@@ -17,8 +17,9 @@ Figures = dict[str, float]
 @dataclass(frozen=True)
 class Lesson:
     """What is learnt, and how. `changes`: of the algorithm's fields, with `kl`, its coefficient; `settings`: of
-    `trainers.settings.Settings`, with `rate` (of learning), `betas` and `lora` (an adapter's rank); `options`: of the
-    task's fields; `warm_up`: `steps`, `prompts` and `rate` of supervised learning beforehand, none where empty."""
+    `trainers.settings.Settings`, with `rate` (of learning), `betas`, `lora` (an adapter's rank) and `merged` (False:
+    the engine gets the adapter alone); `options`: of the task's fields; `warm_up`: `steps`, `prompts` and `rate` of
+    supervised learning beforehand, none where empty."""
 
     algorithm: str = "grpo"
     task: str = "copying"
@@ -98,6 +99,10 @@ class Crew(Link):
         """What came of it: the largest of the ranks' seconds and bytes, the rest as the first rank says."""
         return _joined([reply.value for reply in self.answers("learn")])
 
+    def agree(self, step: int) -> Figures:
+        """How far apart engine and trainer are about a step's answers, of which nothing is learnt (`mismatch_…`)."""
+        return dict(self.all("agree", step=step)[0].value)
+
     def score(self, step: int) -> float:
         return float(self.all("score", step=step)[0].value)
 
@@ -112,6 +117,20 @@ class Crew(Link):
         path = f"{folder}/checkpoint"
         self.all("checkpoint", step=step, folder=path, model=models.find(self.rig.model).path)
         return path
+
+
+class AdapterCrew(Crew):
+    """A trainer of an adapter that the engine gets alone, behind a first sync of the whole weights."""
+
+    def _open(self) -> None:
+        super()._open()
+        super().sync()
+
+    def sync(self) -> Figures:
+        folder = str(self.rig.worker.folder / "adapter")
+        wrote = max(reply.seconds for reply in self.all("write", folder=folder))
+        adapted = self.rig.worker.call("adapt", self.rig.timeout, path=folder).seconds
+        return {"sync_latency": wrote + adapted, "sync_pack": wrote, "sync_load": adapted}
 
 
 def _joined(ranks: list[Figures]) -> Figures:

@@ -228,6 +228,7 @@ def show_calibration(
     metric: Annotated[str, typer.Option(help="Its tolerance and spread are simulated.")] = "output_throughput",
     cells: Annotated[int, typer.Option(min=1, help="Cells that block together, where none are read.")] = 20,
     trials: Annotated[int, typer.Option(min=1, help="Simulated gates for each figure.")] = 2000,
+    shared: Annotated[bool, typer.Option("--shared-machine", help="As in `rollbench gate`.")] = False,
     others: Annotated[bool, typer.Option("--rivals", help="What other tools say of the same sessions.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables as GitHub shows them.")] = False,
 ) -> None:
@@ -244,9 +245,9 @@ def show_calibration(
     if launch_spread is not None:
         noises = {"assumed": calibrate.Noise(launch_spread, inner_spread, drift, samples)}
     else:
-        found = calibrate.spreads(_read(records or [results_home()], everything=bool(records)))
+        found = calibrate.spreads(_read(records or [results_home()], everything=bool(records)), shared)
         if not found:
-            raise UserError("no records with two launches and no broken certificate: `rollbench run` makes them")
+            raise UserError("no records with two launches that count: `rollbench run` makes them")
         print_table(tables.of_spreads(found, by, ALPHA), markdown)
         cells = len(found)
         noises = {

@@ -185,7 +185,7 @@ _ROWS += (
         "prompt and generated tokens of an RL step over its whole seconds and the GPUs of engine and trainer",
     ),
     *(
-        (name, name.removeprefix("phase_").replace("_", " "), "s", "lower", _TAIL, f"of an RL step: {text}")
+        (name, name.replace("phase_", "step: ").replace("_", " "), "s", "lower", _TAIL, f"of an RL step: {text}")
         for name, text in PHASES.items()
     ),
     (

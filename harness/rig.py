@@ -12,7 +12,7 @@ from harness import machine, models
 from harness.adapterlink import AdapterLink
 from harness.audit import Audit
 from harness.client import Worker
-from harness.crew import Crew, Lesson
+from harness.crew import AdapterCrew, Crew, Lesson
 from harness.envs import Environment
 from harness.errors import LaunchFailed
 from harness.link import Link
@@ -145,7 +145,8 @@ class Rig(ExitStack):
         self.worker.must_live("generate")
         into, back = self.worker.folder / "requests", self.worker.folder / "rollouts"
         reply = self.worker.call(
-            "generate", self.timeout, requests=str(into), layout=requests.save(into), rollouts=str(back),
+            "generate", self.timeout, self._link.senders if self._link is not None else (),
+            requests=str(into), layout=requests.save(into), rollouts=str(back),
             concurrency=concurrency, sampling={"temperature": temperature, "logprobs": logprobs, "stream": stream},
         )  # fmt: skip
         out = Rollouts.load(back, reply.value)
@@ -162,7 +163,8 @@ class Rig(ExitStack):
 
     def crew(self, transport: str, how: str, lesson: Lesson, **options: Any) -> Crew:
         """A trainer joined to the engine, in the same way."""
-        found: Crew = self._linked(lambda: Crew(self, transport, how, lesson, **options))
+        kind = Crew if lesson.settings.get("merged", True) else AdapterCrew
+        found: Crew = self._linked(lambda: kind(self, transport, how, lesson, **options))
         return found
 
     def adapter_link(self) -> AdapterLink:

@@ -143,8 +143,8 @@ class Session:
             for engine, side in turns if pair % 2 else reversed(turns):
                 mine = [name for name in names if name in self.known[HEAD if side == HEAD else BASE]]
                 if mine:
-                    left = self._left(len(turns), pairs - pair)
-                    self.tell(f"pair {pair} of {pairs}: {engine}: {side}: {', '.join(mine)}{left}")
+                    left = self._left(len(turns), max(0, pairs - pair))
+                    self.tell(f"pair {pair}, {pairs} wanted: {engine}: {side}: {', '.join(mine)}{left}")
                     self._launch(mine, engine, side, pair)
 
     def _lacks(self, names: Sequence[str], engine: str, pairs: int) -> bool:

@@ -55,6 +55,9 @@ class Engine:
             FAULTS[self.native.get("weights", GOOD)]()
         return [{"device": 1.0, "worker": 0.0}]
 
+    def generate(self, **_: Any) -> None:
+        FAULTS[HANGS]()
+
     def flush(self) -> None:
         pass
 

@@ -107,3 +107,12 @@ def test_what_a_pair_finds_counts_both_launches() -> None:
 def test_records_that_prove_nothing_are_left_out() -> None:
     broken = {"certificates": {"cache": Certificate(ok=False, figure=1, reason="warm")}}
     assert calibrate.spreads([record(values=(1.0,)), record(launches=[launch(n, 1.0, **broken) for n in (1, 2)])]) == {}
+
+
+def test_launches_that_the_machine_spoilt_count_where_it_is_shared() -> None:
+    load = {"certificates": {"load": Certificate(ok=False, figure=1, reason="others used half")}}
+    found = record(launches=[launch(1, 100.0), launch(2, 101.0), launch(3, 50.0, **load)])
+    freedom = [
+        calibrate.spreads([found], shared)["single_turn/tiny-16", "vllm", "ttft"].freedom for shared in (False, True)
+    ]
+    assert freedom == [1, 2]

@@ -114,6 +114,17 @@ def test_failed_launches_end_the_command_with_1(results: Path, tmp_path: Path) -
     assert [type(found).__name__ for _, found in store.scan(results)] == ["Record"]  # the fake's
 
 
+def test_a_sync_that_fails_is_one_line_and_other_cases_go_on(results: Path) -> None:
+    done = rollbench("run", "weight_sync/tiny-shm", "single_turn/tiny-1", "-e", "fake", "--launches", "1")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stdout.splitlines() if "failed: " in line]
+    assert line.startswith("launch 1 of 1 failed: ")  # the sender's want of torch, else the fake's of weights
+    assert " weights for fake: hold failed: " in line or "fake: weights failed: " in line
+    assert Path(line.partition("(log: ")[2].rstrip(")")).is_file()
+    assert "1 planned launch(es) gave no figures" in done.stderr
+    assert [found.case for _, found in store.scan(results) if not isinstance(found, str)] == ["single_turn/tiny-1"]
+
+
 def test_what_an_engine_cannot_do_is_no_failure(results: Path) -> None:
     done = rollbench("run", "sleep_wake/tiny", "-e", "fake")
     assert done.returncode == 0, done.stderr

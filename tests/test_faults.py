@@ -134,6 +134,16 @@ def test_the_death_of_an_idle_sender_is_noticed_at_the_next_call(launch: Callabl
         refusing(rig, link, line(failed.value))
 
 
+def test_the_death_of_a_sender_is_noticed_while_the_engine_generates(launch: Callable[..., Rig]) -> None:
+    rig = launch()
+    sender = rig.link("shm", "copies").senders[0]
+    threading.Timer(0.5, os.kill, (sender.pid, signal.SIGKILL)).start()
+    with pytest.raises(
+        LaunchFailed, match=r"^sender of weights for fake: died in send \(exit status -9\); ended .*: fake"
+    ):
+        rig.generate(prompts(rig), temperature=0.0)
+
+
 def test_a_sender_that_dies_while_the_engine_copies_out_of_its_memory(launch: Callable[..., Rig]) -> None:
     rig = launch(weights=HANGS)
     with Link(rig, "shm", "copies") as link:

@@ -53,7 +53,7 @@ class Trainer:
 
     def _load(self) -> Any:
         """A model as it is on the disk; where it is to be is the learner's work."""
-        way = self.settings.attention
+        way = self.settings.attention or ("" if self.passes.pack else "sdpa")
         return model.load(self.path, self.dtype, self.device, seed=self.settings.seed, attention_by=way, keep=True)
 
     def _speed(self, hf: Any) -> None:
@@ -73,10 +73,13 @@ class Trainer:
         self.phases.figures()
         with phase("logprobs_old"):
             old_BT, entropy_BT = self.logprobs(batch, self.settings.entropy)
-        with phase("logprobs_ref"):
-            reference_BT = self.reference_logprobs(batch)
-        with phase("values"):
-            value_BT = self.values(batch)
+        reference_BT = value_BT = None
+        if self.algorithm.kl.coefficient:
+            with phase("logprobs_ref"):
+                reference_BT = self.reference_logprobs(batch)
+        if self.critic:
+            with phase("values"):
+                value_BT = self.values(batch)
         with phase("advantage"):
             targets = algorithms.prepare(self.algorithm, batch, old_BT, reference_BT, value_BT)
         figures = _described(batch, old_BT)

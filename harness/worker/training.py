@@ -37,8 +37,8 @@ class Training(Sender):
         options: dict[str, Any], warm_up: dict[str, Any], dtype: str, device: str, rank: int, ranks: int, meeting: str,
     ) -> dict[str, Any]:  # fmt: skip
         """`changes`: fields of the algorithm, and `kl`, its coefficient; `settings`: of `trainers.settings.Settings`,
-        `rate`, `betas` and `lora` (a rank) besides; `options`: fields of the task; `warm_up`: of `imitate`; `meeting`:
-        a file for several ranks."""
+        `rate`, `betas`, `lora` (a rank) and `merged` besides; `options`: fields of the task; `warm_up`: of `imitate`;
+        `meeting`: a file for several ranks."""
         import torch
 
         from trainers.algorithms import ALGORITHMS
@@ -133,6 +133,19 @@ class Training(Sender):
         found = dict(self.trainer.train(batch))
         return found | {"reward": sum(rewards) / len(rewards), "reward_s": seconds}
 
+    def agree(self, step: int) -> dict[str, float]:
+        """How far the engine's log-probabilities of a step's answers are from those of the weights as they are now."""
+        from trainers.losses import mismatch
+
+        (talks,) = self.talks.pop(step)
+        batch = talks.batch()
+        now_BT, _ = self.trainer.logprobs(batch)
+        return mismatch(now_BT.cpu(), batch.sampled_BT, batch.mask_BT)
+
+    def write(self, folder: str) -> None:
+        """Write the adapter for the engine; all ranks must."""
+        self.trainer.write_adapter(folder)
+
     def offload(self) -> dict[str, float]:
         return dict(self.trainer.offload())
 
@@ -170,8 +183,8 @@ def chosen(settings: dict[str, Any]) -> Any:
     from trainers.optimiser import AdamW
     from trainers.settings import Settings
 
-    rank = settings.pop("lora", 0)
-    more: dict[str, Any] = {"lora": Lora(rank=rank, alpha=2 * rank) if rank else None}
+    rank, merged = settings.pop("lora", 0), settings.pop("merged", True)
+    more: dict[str, Any] = {"lora": Lora(rank=rank, alpha=2 * rank, merged=merged) if rank else None}
     if steps := {name: settings.pop(name) for name in ("rate", "betas") if name in settings}:
         more |= {"optimiser": AdamW(**steps), "critic": AdamW(**steps)}
     return Settings(**settings, **more)

@@ -84,3 +84,12 @@ def test_what_was_learnt_moves_the_outputs(rig: Rig) -> None:
     rig.crew(case.transport, case.how, case.lesson).sync()
     assert case._still(rig).ok is False
     rig.unlink()
+
+
+def test_an_adapter_alone_is_learnt_and_synced(engine: str, tmp_path: Path) -> None:
+    """In a launch of its own: the engine must have room for one."""
+    case = CASES["tiny-grpo-adapter"]
+    with Rig(envs.find(engine), case.model, case.options, log_path(tmp_path, engine, 0), 600, print) as rig:
+        _, certificates = run(rig, case, 2)
+    assert certificates["proof"].ok
+    assert not wrong(certificates)

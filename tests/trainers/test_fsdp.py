@@ -18,7 +18,6 @@ from trainers.algorithms import ALGORITHMS
 from trainers.trainer import Trainer
 
 RANKS = 2
-pytestmark = pytest.mark.xdist_group("ranks")
 Alone = Callable[[str], tuple[Trainer, torch.Tensor]]
 
 

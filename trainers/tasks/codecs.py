@@ -24,7 +24,7 @@ class Tokenizer:
     def __init__(self, path: str) -> None:
         from transformers import AutoTokenizer
 
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(path)  # type: ignore[no-untyped-call]
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
         self.end = self.tokenizer.eos_token_id
 
     def encode(self, text: str) -> list[int]:

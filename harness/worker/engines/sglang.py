@@ -5,6 +5,7 @@ import json
 import math
 import os
 import tempfile
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from harness.rollouts import Answer
 from harness.worker import options as equivalent
 from harness.worker.engines import Options, Report, Sampling, unheard
+from harness.worker.engines.children import end_with_children
 from harness.worker.receive import answers
 
 DEVICE_FLAGS: dict[str, Options] = {
@@ -41,6 +43,7 @@ class SGLang:
     def __init__(self) -> None:
         self.engine: Any = None
         self.lost = 0
+        self.closed = threading.Event()
         self.installed = False
         self.adapters = 0  # loaded so far
         self.adapter: str | None = None  # the last one's name
@@ -75,6 +78,7 @@ class SGLang:
 
         flags = self.flags(load_format, options, device)
         self.engine = Engine(model_path=model, **flags)
+        end_with_children(self.closed)
         return self._resolved(flags)
 
     def _resolved(self, asked: Options) -> Options:
@@ -214,6 +218,7 @@ class SGLang:
             raise RuntimeError(f"SGLang did not flush its cache: {answer}")
 
     def close(self) -> None:
+        self.closed.set()
         if self.engine is not None:
             self.engine.shutdown()
 

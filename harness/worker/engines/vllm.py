@@ -12,6 +12,7 @@ from typing import Any
 from harness.rollouts import Answer
 from harness.worker import options as equivalent
 from harness.worker.engines import Options, Report, Sampling, unheard
+from harness.worker.engines.children import end_with_children
 from harness.worker.engines.inprocess import InProcess
 from harness.worker.receive import answers
 from harness.worker.transports import ray_stand_in
@@ -30,7 +31,6 @@ BACKENDS = {  # of vLLM's own weight transfer: what it needs besides
     "ipc": {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"},  # handles come pickled, from the sender of the same launch
 }
 
-LOOK, LAST_WORDS = 0.5, 1.0  # seconds: between two looks at vLLM's core, and for errors to go out when it has died
 ADAPTER = 1  # the number of the only adapter
 LEVELS = {(None, None): 0, ("backed_up", "discarded"): 1, ("discarded", "discarded"): 2}  # by weights and cache
 TAGS = ("weights", "kv_cache")  # CUDA graphs, where they were released, come back with either
@@ -79,7 +79,7 @@ class VLLM:
 
             self.llm = self.loop.run_until_complete(make())
             self.config = self.llm.vllm_config
-            threading.Thread(target=self._end_with_core, daemon=True).start()
+            end_with_children(self.closed)
         else:
             self.llm = InProcess(lambda: LLMEngine.from_engine_args(arguments), self.loop)
             self.config = self.llm.engine.vllm_config
@@ -90,14 +90,6 @@ class VLLM:
         resolved = self._resolved(flags, self.config)
         resolved |= attention
         return resolved
-
-    def _end_with_core(self) -> None:
-        """vLLM never answers a call during which its core dies: end this process, as SGLang does, behind a moment for
-        what does have an answer."""
-        while not self.closed.wait(LOOK):
-            if self.llm.errored and not self.closed.wait(LAST_WORDS):
-                print("vLLM's engine core has died", flush=True)
-                os._exit(1)
 
     def _resolved(self, asked: Options, config: Any) -> Options:
         graphs = config.compilation_config
