@@ -95,12 +95,12 @@ class Worker:
         """Ask the worker; `timeout` in seconds. Any error, death or time-out ends the group and raises LaunchFailed; so
         does that of one of those to `watch`, at work on the same call: the first that fails ends them all. Raises
         BadOffer, and ends nothing, for what was refused before anything was touched."""
-        self.post(name, **args)
+        self.post(name, watch, **args)
         return self.answer(name, timeout, watch)
 
-    def post(self, name: str, **args: Any) -> None:
+    def post(self, name: str, watch: Sequence["Worker"] = (), **args: Any) -> None:
         """Ask without waiting; `answer` has what comes back."""
-        self.tell({"call": name, "args": args})
+        self.tell({"call": name, "args": args}, watch)
 
     def answer(self, name: str, timeout: float, watch: Sequence["Worker"] = ()) -> Reply:
         """What came of the call that was posted last."""
@@ -154,14 +154,14 @@ class Worker:
         if self.ended:
             raise LaunchFailed(f"{self.engine}: cannot {asked}, it was ended: {self.why}")
 
-    def tell(self, message: Message) -> None:
+    def tell(self, message: Message, watch: Sequence["Worker"] = ()) -> None:
         """Send a message that has no answer."""
         asked = self._asked = str(message.get("call", "its work"))
         self.must_live(asked)
         try:
             self._wire.send(message)
         except Closed:
-            raise self._failed(f"died in {asked}") from None
+            raise self._failed(f"died in {asked}", watch) from None
 
     def __enter__(self) -> Self:
         return self

@@ -48,7 +48,7 @@ class Crew(Link):
             "dtype": self.rig.options.dtype, "meeting": str(meeting),
         }  # fmt: skip
         for rank, (sender, device) in enumerate(zip(self.senders, self.devices, strict=True)):
-            sender.post("hold", rank=rank, device=device, **shared)
+            sender.post("hold", self.everyone, rank=rank, device=device, **shared)
         return [reply.value for reply in self.answers("hold")]
 
     def answer(
@@ -87,13 +87,13 @@ class Crew(Link):
     def _each(self, args: Any, call: str) -> list[Any]:
         """Ask every rank, each with a path of its own."""
         for rank, sender in enumerate(self.senders):
-            sender.post(call, **args(str(self._path(rank))))
+            sender.post(call, self.everyone, **args(str(self._path(rank))))
         return [reply.value for reply in self.answers(call)]
 
     def post_learn(self, step: int) -> None:
         """Have a step learnt; `learnt` waits for it."""
         for sender in self.senders:
-            sender.post("learn", step=step)
+            sender.post("learn", self.everyone, step=step)
 
     def learnt(self) -> Figures:
         """What came of it: the largest of the ranks' seconds and bytes, the rest as the first rank says."""

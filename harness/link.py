@@ -132,7 +132,7 @@ class Link(Senders):
     def _taken(self, call: str, **args: Any) -> Reply:
         """A call of the engine that takes weights, with the senders at it where both must be at the same time."""
         for sender in self.senders if self.together else ():
-            sender.post("send", transport=self.transport)
+            sender.post("send", self.everyone, transport=self.transport)
         reply = self.rig.worker.call(call, self.rig.timeout, watch=self.senders, **args)
         sent = [answer.seconds for answer in self.answers("send")] if self.together else []
         return Reply(reply.value, max([reply.seconds, *sent]))

@@ -40,19 +40,23 @@ class Senders(ExitStack):
         tensors = [[name, list(size)] for name, size in models.tensors_of(self.rig.model)]
         shared = {"tensors": tensors, "dtype": self.rig.options.dtype, "ranks": len(self.senders)} | more
         for rank, (sender, device) in enumerate(zip(self.senders, self.devices, strict=True)):
-            sender.post("hold", rank=rank, device=device, **shared)
+            sender.post("hold", self.everyone, rank=rank, device=device, **shared)
         return [reply.value for reply in self.answers("hold")]
 
     def all(self, name: str, **args: Any) -> list[Reply]:
         """Ask all of them at once."""
         for sender in self.senders:
-            sender.post(name, **args)
+            sender.post(name, self.everyone, **args)
         return self.answers(name)
+
+    @property
+    def everyone(self) -> list[Worker]:
+        """What ends together: the senders, and the engine once it runs."""
+        return [*self.senders, *self.rig.running]
 
     def answers(self, name: str) -> list[Reply]:
         """Theirs to what was posted last; one of them that fails, or the engine, ends them all."""
-        everyone = [*self.senders, *self.rig.running]
-        return [sender.answer(name, self.rig.timeout, everyone) for sender in self.senders]
+        return [sender.answer(name, self.rig.timeout, self.everyone) for sender in self.senders]
 
     def ask(self, **request: Any) -> Any:
         """The answers of the processes that hold a part of the model, by rank."""

@@ -9,6 +9,14 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engine", default="fake", help="the engine that the contract is run on")
     parser.addoption("--model", default="tiny-qwen3", help="the model that the contract is run with")
+    parser.addoption("--long", action="store_true", help="also what CI has no time for")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip("CI has no time for it: --long"))
 
 
 @pytest.fixture

@@ -35,7 +35,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         skipped = [] if name in VARIANTS else [pytest.mark.skip("the fake's are tests/test_halt.py")]
         launches = [(name, variant) for variant in VARIANTS.get(name, {"": {}})]
         marks = [pytest.mark.real, *skipped]
-        metafunc.parametrize("launch", [pytest.param(v, marks=marks, id="-".join(v)) for v in launches], scope="module")
+        more = [marks, [*marks, pytest.mark.long]]  # the first variant, and the others
+        found = [pytest.param(v, marks=more[n > 0], id="-".join(v)) for n, v in enumerate(launches)]
+        metafunc.parametrize("launch", found, scope="module")
 
 
 @pytest.fixture(scope="module")

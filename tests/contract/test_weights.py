@@ -21,7 +21,8 @@ from harness.worker.holder import BASE
 
 ON_GPU = bool(machine.gpu_names())
 OPTIONS = replace(GPU, memory_fraction=0.4, max_running=64, graph_batch=64) if ON_GPU else replace(CPU, max_running=64)
-WAYS = [("shm", "copies"), ("shm", "loader"), ("gloo", "copies"), ("gloo", "loader"), ("disk", "loader")]
+LONG = [pytest.param(transport, "loader", marks=pytest.mark.long) for transport in ("shm", "gloo")]
+WAYS = [("shm", "copies"), ("gloo", "copies"), ("disk", "loader"), *LONG]
 GPU_WAYS = [("ipc", how) for how in ("graph", "foreach", "copies", "loader")]
 
 
