@@ -47,7 +47,7 @@ class Stub:
         self.post(name, **args)
         return self.answer(name, timeout)
 
-    def post(self, name: str, **args: Any) -> None:
+    def post(self, name: str, watch: Any = (), **args: Any) -> None:
         self.done.append((name, args))
 
     def answer(self, name: str, timeout: float, watch: Any = ()) -> Reply:

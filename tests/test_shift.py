@@ -232,7 +232,7 @@ def test_the_sender_of_one_case_is_gone_before_the_next(tmp_path: Path, monkeypa
         senders: tuple[Any, ...] = ()
 
         def __init__(self, rig: Rig, transport: str, how: str) -> None:
-            self.facts, self.senders = {"transport": transport}, ()
+            self.facts = {"transport": transport}
             happened.append(f"open {transport}")
 
         def end(self) -> list[str]:
