@@ -76,13 +76,13 @@ class WeightSync(Scenario):
 
     def step(self, rig: "Rig", index: int) -> dict[str, float]:
         if "speed" not in rig.facts:
-            rig.facts["speed"] = {"before": speed.rounds(rig)}
+            rig.facts["speed"] = speed.rounds(rig)
         link = self.link(rig)
         return link.update(index) | link.sync() | link.apart()
 
     def finish(self, rig: "Rig") -> dict[str, Certificate]:
         self.link(rig).learned()
-        kept = speed.kept(rig, rig.facts["speed"]["before"])
+        kept = speed.kept(rig, rig.facts["speed"])
         return {"speed": kept, "proof": prove(self.link(rig), fresh.STEP)}
 
 

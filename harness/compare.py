@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from harness import stats, store
+from harness import scenario, stats, store
 from harness.errors import NotComparable
 from harness.markdown import printable
 from harness.metrics import METRICS, Metric
@@ -59,28 +59,29 @@ def matched(before: Record, after: Record, metric: Metric) -> tuple[list[list[fl
     return x, y, bool(pairs)
 
 
-def case_table(records: Sequence[Record]) -> Table:
+def case_table(records: Sequence[Record], others: Sequence[str] = ()) -> Table:
     """A row a metric: its level in each record of one case with its interval over launches, then ratios of pairs.
 
-    A record with a broken certificate has no figures; the row of certificates says which did not hold.
+    A record with a broken certificate has no figures; the row of certificates says which did not hold. `others` are
+    engines that the case does not run on.
     """
     first = records[0]
     shown = (f"{name} {value}" for name, value in first.params.items() if name in SHOWN_PARAMS and value)
     about = ", ".join([str(first.params.get("model", "")), *shown])
     table = _table(f"{first.case}: {about} (95 % t intervals over launches)", ["metric"])
     found = [(before, after, _or_none(before, after)) for before, after in combinations(records, 2)]
-    for record in records:
-        table.add_column(plain(record.engine))
+    for engine in [*(record.engine for record in records), *others]:
+        table.add_column(plain(engine))
     for before, after, _ in found:
         table.add_column(plain(f"{label(after, before)} / {label(before, after)}"))
     for metric in METRICS.values():
         if any(record.samples(metric.name) for record in records):
-            levels = [_level(record, metric) for record in records]
+            levels = [*(_level(record, metric) for record in records), *("not run" for _ in others)]
             cells = [_ratio(ratios, metric) for _, _, ratios in found]
             table.add_row(metric.title, *levels, *cells)
     about_runs = {"launches": launches_text, "certificates": certificates_text, "versions": versions_text}
     for name, tell in about_runs.items():
-        table.add_row(name, *(plain(tell(record)) for record in records), *("" for _ in found))
+        table.add_row(name, *(plain(tell(record)) for record in records), *("" for _ in [*others, *found]))
     return table
 
 
@@ -100,9 +101,11 @@ def ratios_table(before: Record, after: Record) -> Table:
 def side_by_side(records: Sequence[Record]) -> tuple[list[Table], list[str]]:
     """A table for each case; and why a cell or a ratio is missing."""
     tables, notes = list[Table](), list[str]()
+    engines, known = dict.fromkeys(record.engine for record in records), scenario.cases()
     for case in dict.fromkeys(record.case for record in records):
         mine = [record for record in records if record.case == case]
-        tables.append(case_table(mine))
+        others = [engine for engine in engines if case in known and not known[case].runs_on(engine)]
+        tables.append(case_table(mine, others))
         for before, after in combinations(mine, 2):
             try:
                 before.must_compare(after)

@@ -1,9 +1,14 @@
 """Whether an engine generates as fast behind its syncs as before the first."""
 
 import statistics
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
+from harness import machine
 from harness.record import Certificate
+from harness.rollouts import Requests
+from harness.series import load_certificate
 from harness.workload import independent
 
 if TYPE_CHECKING:
@@ -12,31 +17,56 @@ if TYPE_CHECKING:
 SEED, INPUT = 79, 32
 BATCH = {"cpu": (16, 16), "cuda": (64, 128)}  # by device: prompts, and tokens that each generates
 LEAST = {"cpu": 0.8, "cuda": 0.95}  # of the speed before; a CPU's is noise beyond that
-WARM, ROUNDS, TRIES = 3, 5, 3
+WARM, ROUNDS, TRIES = 2, 5, 3
 
 
-def rounds(rig: "Rig") -> list[float]:
-    """Generated tokens a second of one batch, time and again, each time from a cold prefix cache."""
+class Rounds(NamedTuple):
+    """Generated tokens a second of each round, and when they ran, of time.monotonic()."""
+
+    rates: list[float]
+    begun: float
+    ended: float
+
+    @property
+    def level(self) -> float:
+        return statistics.median(self.rates)
+
+
+def batch(rig: "Rig") -> Requests:
     prompts, tokens = BATCH[rig.environment.device]
-    requests = independent((SEED,), [INPUT] * prompts, [tokens] * prompts, rig.vocabulary)
-    found = []
-    for _ in range(WARM + ROUNDS):
+    return independent((SEED,), [INPUT] * prompts, [tokens] * prompts, rig.vocabulary)
+
+
+def rounds(rig: "Rig") -> Rounds:
+    """One batch time and again, each time from a cold prefix cache."""
+    requests, rates, begun = batch(rig), list[float](), 0.0
+    for number in range(WARM + ROUNDS):
+        begun = time.monotonic() if number == WARM else begun
         rig.flush()
-        found.append(prompts * tokens / float(rig.generate(requests, temperature=0.0, audited=False).seconds))
-    return found[WARM:]
+        out = rig.generate(requests, temperature=0.0, audited=False)
+        rates.append(int(out.output_B.sum()) / float(out.seconds))
+    return Rounds(rates[WARM:], begun, time.monotonic())
 
 
-def kept(rig: "Rig", before: list[float]) -> Certificate:
+def kept(rig: "Rig", before: Rounds) -> Certificate:
     """Whether the rounds now are as fast as those before, by their medians; where they are not they are repeated. None
-    where the fastest of them all is: then it cannot be told."""
-    least, behind = LEAST[rig.environment.device], list[list[float]]()
-    level = statistics.median(before)
-    while len(behind) < TRIES and (not behind or statistics.median(behind[-1]) < least * level):
+    where it cannot be told: others used the machine, or the fastest round of all was fast enough."""
+    least, behind = LEAST[rig.environment.device], list[Rounds]()
+    while len(behind) < TRIES and (not behind or behind[-1].level < least * before.level):
         behind.append(rounds(rig))
-    rig.facts["speed"] = {"before": before, "behind": behind}
-    ratio = round(statistics.median(behind[-1]) / level, 4)
-    told = f"{ratio:.3f} of the {level:,.0f} tok/s before the first sync, at least {least} needed"
-    fastest = max(max(found) for found in behind) / level
-    if ratio < least <= fastest:
-        return Certificate(ok=None, figure=ratio, reason=f"{told}, but the fastest round had {fastest:.3f}")
-    return Certificate(ok=ratio >= least, figure=ratio, reason=told)
+    rig.facts["speed"] = {"before": before.rates, "behind": [found.rates for found in behind]}
+    ratio = round(behind[-1].level / before.level, 4)
+    told = f"{ratio:.3f} of the {before.level:,.0f} tok/s before the first sync, at least {least} needed"
+    if ratio >= least:
+        return Certificate(ok=True, figure=ratio, reason=told)
+    fastest = max(max(found.rates) for found in behind) / before.level
+    noise = disturbed(rig, [before, *behind])
+    noise = noise or (f"the fastest round had {fastest:.3f}" if fastest >= least else "")
+    return Certificate(ok=None if noise else False, figure=ratio, reason=f"{told}{noise and f', but {noise}'}")
+
+
+def disturbed(rig: "Rig", spans: Iterable[Rounds]) -> str:
+    """How others used the CPUs meanwhile; empty where they did not."""
+    series, cores = rig.series(ended=False), machine.fingerprint().cores
+    found = (load_certificate(series.window(span.begun, span.ended), cores) for span in spans)
+    return next((load.reason for load in found if load.ok is False), "")

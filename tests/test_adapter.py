@@ -1,7 +1,11 @@
-"""Which tensors an adapter has: PEFT's names for the weights of a checkpoint that are targets."""
+"""Which tensors an adapter has, and by which names an engine that takes adapters loads whole weights."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 from harness import shapes
-from harness.worker import adapter
+from harness.worker import adapter, inside
 from harness.worker.options import LORA_TARGETS
 
 
@@ -24,3 +28,30 @@ def test_each_expert_has_its_own() -> None:
     found = dict(adapter.shapes(shapes.tensors(shapes.SHAPES["tiny-moe"]), 4, ["up_proj"]))
     assert len(found) == 2 * 4 * 8
     assert found["base_model.model.model.layers.1.mlp.experts.7.up_proj.lora_B.weight"] == (128, 4)
+
+
+class Model:
+    """A model of one layer whose weight has this name."""
+
+    def __init__(self, name: str, **layer: Any) -> None:
+        self.name, self.layer = name, SimpleNamespace(**layer)
+
+    def named_parameters(self) -> Iterator[tuple[str, int]]:
+        yield self.name, 0
+
+    def get_submodule(self, name: str) -> Any:
+        assert name == "model.layers.0.self_attn.qkv_proj"
+        return self.layer
+
+
+def test_a_wrapped_layer_is_loaded_by_its_own_name() -> None:
+    names = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.down_proj.bias", "model.norm.weight"
+    named = [(name, number) for number, name in enumerate(names)]
+    layer = "model.layers.0.self_attn.qkv_proj"
+    assert list(inside.wrapped(Model(f"{layer}.weight"), named)) == named
+    assert list(inside.wrapped(Model(f"{layer}.base_layer.weight", load_weights=print), named)) == named
+    assert list(inside.wrapped(Model(f"{layer}.base_layer.weight"), named)) == [
+        ("model.layers.0.self_attn.q_proj.base_layer.weight", 0),
+        ("model.layers.0.mlp.down_proj.base_layer.bias", 1),
+        ("model.norm.weight", 2),
+    ]

@@ -26,6 +26,7 @@ from tests.factory import record
         (["run", "-e", "fake", "--trace", "/no/trace"], "/no/trace: cannot be read"),
         (["run", "-e", "fake", "--model", "/no/model"], "model path /no/model does not exist"),
         (["run", "-e", "fake", "--model", "tests/nothing"], "model path tests/nothing does not exist"),
+        (["run", "weight_sync/tiny-own-vllm-reload", "-e", "fake"], "not run on fake, since another engine's own"),
     ],
 )
 def test_mistakes_are_one_line(results: Path, tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -47,6 +47,16 @@ def test_records_of_other_parameters_are_refused() -> None:
         compare.ratios(record(), record(params={"model": "tiny-qwen3", "prompts": 1}))
 
 
+def test_an_engine_that_a_case_is_not_of_was_not_run() -> None:
+    own = record("vllm", case="weight_sync/tiny-own-vllm-reload")
+    records = [record("sglang"), record("vllm"), own]
+    shown = text(compare.side_by_side(records)[0][1])
+    assert "output 100.0 tok/s [97.5, 102.5] not run" in " ".join(shown.split())
+    assert "sglang" in shown
+    assert "not run" not in text(compare.side_by_side(records[:2])[0][0])
+    assert "not run" not in text(compare.side_by_side([own])[0][0])  # the other engine was not asked for
+
+
 def test_invalid_cells_have_no_figure_and_say_why() -> None:
     bad = launch(1, 100, certificates={"cache": Certificate(ok=False, figure=5, reason="5 tokens")})
     (table,), why = compare.side_by_side([record("sglang", launches=[bad, launch(2, 101)]), record("vllm")])

@@ -48,6 +48,13 @@ def test_inference_cases_share_only_when_asked_and_never_with_what_changes_the_e
     assert names(grouped(chosen, share=True)) == [["a", "c"], ["b", "e"], ["d"]]
 
 
+def test_a_launch_of_an_engine_measures_what_is_its_own_and_what_is_of_all() -> None:
+    own = {way: replace(SYNC, transport=way) for way in ("vllm_reload", "sglang_disk")}
+    (group,) = grouped({"a": SYNC, **own})
+    assert group.keys("vllm") == [("a", "vllm"), ("vllm_reload", "vllm")]
+    assert launches(grouped({"b": own["sglang_disk"]}), ["vllm", "sglang"]) == [[("b", "sglang")]]
+
+
 def test_each_pair_begins_with_another_case() -> None:
     group = Group(dict.fromkeys("abc", SYNC))
     assert ["".join(group.turned(pair)) for pair in (1, 2, 3, 4)] == ["abc", "bca", "cab", "abc"]

@@ -17,6 +17,7 @@ import pytest
 
 from harness.scenario import Options
 from harness.worker import transports
+from harness.worker.__main__ import Calls
 from harness.worker.engines import ENGINES
 from harness.worker.engines.vllm import VLLM
 from harness.worker.flat import layout
@@ -231,6 +232,26 @@ def test_only_a_vllm_that_can_is_told_to_shut_its_side_down() -> None:
     adapter.llm.shutdown_weight_transfer_engine = None
     run(vllm_calls.shut_down(adapter))
     assert adapter.calls == [("collective_rpc", "shutdown_weight_transfer_engine", {"kwargs": {}})]
+
+
+def test_a_sync_ends_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = list[str]()
+
+    async def take(engine: Any, address: Any, payload: Any) -> dict[str, float]:
+        done.append(f"take {payload}")
+        return {"load": 1.0}
+
+    def weights(request: dict[str, Any], flush: bool) -> list[float]:
+        done.append(request["do"])
+        return [0.25, 0.5]  # seconds that each rank waited
+
+    calls = Calls("fake")
+    calls.engine.weights = weights  # type: ignore[method-assign, assignment]
+    monkeypatch.setattr(transports, "load", lambda name: SimpleNamespace(take=take))
+    parts = calls.take("a way", {}, "handles")
+    assert done == ["take handles", "fence"]
+    assert parts["load"] == 1.5
+    assert parts.keys() == {"load", "fence"}
 
 
 def test_what_sglang_refuses_is_said_in_its_words() -> None:

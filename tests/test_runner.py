@@ -5,9 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -137,6 +137,50 @@ def test_engine_that_cannot_start_is_not_started_again(tmp_path: Path) -> None:
     written, failed, said = run(tmp_path, case(die_at_start=True), launches=3)
     assert (written, failed) == ([], 3)
     assert sum("skipped" in line for line in said) == 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(SingleTurn):
+    """A case of one engine alone, which may share its launch."""
+
+    shares: ClassVar[bool] = True
+    mine: str = "fake"
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        return (self.mine,) if self.mine else ()
+
+
+def test_an_engines_own_case_is_not_run_on_another(tmp_path: Path) -> None:
+    own = Own(**vars(CASE))
+    said, told = list[str](), list[str]()
+    fake = envs.find("fake")
+    other = replace(fake, engine="other", python="/no/python")  # which could not even be started
+    plan = runner.Run([other, fake], 2, tmp_path, False, 20, told.append, said.append)
+    (path,), missing = plan.cases({NAME: own})
+    assert missing == 0
+    assert [(launch.order, launch.pair) for launch in store.load(path).launches] == [(1, 1), (2, 2)]
+    assert said.count(f"not run on other, since they are another engine's own: {NAME}") == 1
+    assert sum("not run on" in line for line in said) == 1
+    assert any("launch 2 of 2: fake" in line for line in said)
+    assert plan.ahead == []
+    assert not any("other" in text for text in told)
+
+
+def test_of_cases_that_share_a_launch_only_those_of_the_engine_are_measured(tmp_path: Path) -> None:
+    own = Own(**vars(CASE))
+    cases = {NAME: replace(own, mine=""), f"{NAME}-own": replace(own, mine="other"), f"{NAME}-2": own}
+    said = list[str]()
+    plan = runner.Run([envs.find("fake")], 2, tmp_path, False, 20, lambda text: None, said.append)
+    written, missing = plan.cases(cases)
+    records = [store.load(path) for path in written]
+    assert missing == 0
+    assert {record.case for record in records} == {NAME, f"{NAME}-2"}
+    for record in records:
+        assert [launch.facts["shared"]["cases"] for launch in record.launches] == [
+            [NAME, f"{NAME}-2"], [f"{NAME}-2", NAME],
+        ]  # fmt: skip
+    assert f"not run on fake, since they are another engine's own: {NAME}-own" in said
 
 
 def test_hang_is_ended_by_the_time_out(tmp_path: Path) -> None:

@@ -80,10 +80,12 @@ class Calls:
 
     def take(self, transport: str, address: dict[str, Any], payload: Any = None) -> dict[str, float]:
         """Take what the sender sent, forget the prefix cache and wait for the device; seconds of the parts. What the
-        device had still to do when the engine's calls had returned is part of the load."""
+        device had still to do when the engine's calls had returned is part of the load; `fence`: of asking for it."""
         seconds: dict[str, float] = self._own(transport, "take", address, payload)
-        seconds["load"] += max(self.engine.weights({"do": "fence"}, flush=False))
-        return seconds
+        start = time.perf_counter()
+        waited = max(self.engine.weights({"do": "fence"}, flush=False))
+        seconds["load"] += waited
+        return seconds | {"fence": time.perf_counter() - start - waited}
 
     def leave(self, transport: str, address: dict[str, Any]) -> None:
         self._own(transport, "leave", address)

@@ -14,8 +14,11 @@ import pytest
 
 from benchmarks import CPU, GPU
 from harness import envs, machine, models
+from harness.adapterlink import AdapterLink
 from harness.client import Worker
 from harness.errors import LaunchFailed
+from harness.metrics import METRICS
+from harness.proof import prove_adapter
 from harness.rig import Rig, log_path
 from harness.rollouts import Rollouts
 from harness.scenario import Options
@@ -127,6 +130,22 @@ def test_the_prefix_cache_of_another_adapter_gives_nothing(seen: Seen) -> None:
 
 def test_an_adapter_that_is_not_there_is_refused(seen: Seen) -> None:
     assert "adapt failed" in seen.refusal
+
+
+def test_a_link_brings_adapters_in_and_proves_them(
+    engine: str, model: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with launch(engine, model, folder, replace(OPTIONS, lora_rank=RANK)) as rig, AdapterLink(rig) as link:
+        proof, figures = prove_adapter(link, 1), link.sync()
+        print(engine, proof, figures, link.facts)
+        assert proof.ok, proof
+        assert figures.keys() <= METRICS.keys()
+        assert 0 < link.bytes < 4e6
+        monkeypatch.setattr(link, "whole", lambda step: AdapterLink.whole(link, 3))
+        other = prove_adapter(link, 2)
+        assert (other.ok, "not those of weights with the adapter merged in" in other.reason) == (False, True), other
+        assert link.end() == []
+        assert rig.shut_down().ok
 
 
 def test_an_adapter_gives_what_weights_with_it_merged_give(

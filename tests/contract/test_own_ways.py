@@ -1,7 +1,7 @@
 """The contract of the engines' own ways of taking weights: `pytest tests/contract -m real --engine vllm` (or sglang).
 
-What is there after one of them must be what is there after the same weights came through rollbench's receiver and the
-engine's loader. A launch serves the ways that need no other flags.
+What is there after one of them must be what the engine reads from a checkpoint of the same weights. A launch serves the
+ways that need no other flags.
 """
 
 import os
@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from benchmarks import CPU, GPU
-from harness import envs, machine, models
+from harness import envs, machine
 from harness.errors import LaunchFailed
 from harness.fresh import greedy
-from harness.link import Link
-from harness.proof import gap, tolerance
+from harness.metrics import METRICS
+from harness.ownlink import OwnLink
+from harness.proof import gap, prove, tolerance
 from harness.rig import Rig, log_path
-from harness.rollouts import Rollouts
 from harness.worker import transports
 
 GPUS = len(machine.gpu_names())
@@ -41,40 +41,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("engine", [pytest.param(name, marks=mark)], scope="module")
 
 
-class Sender:
-    """A link whose sender of weights sends them by an engine's own way too."""
-
-    def __init__(self, link: Link, way: str) -> None:
-        self.link, self.rig, self.way = link, link.rig, way
-        self.together = transports.load(way).TOGETHER
-        folder = str(self.rig.log.parent if way.endswith(("disk", "reload")) else self.rig.worker.folder)
-        (self.sender,) = link.senders
-        model = models.find(self.rig.model).path
-        self.address = self.sender.call("offer", 120, transport=way, folder=folder, model=model, bucket=BUCKET).value
-
-    def __enter__(self) -> "Sender":
-        print(self.way, self._engine("join"))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self.rig.worker.ended:
-            self._engine("leave")
-
-    def send(self) -> Any:
-        return None if self.together else self.sender.call("send", 120, transport=self.way).value
-
-    def sync(self) -> dict[str, float]:
-        """Seconds of the engine's parts."""
-        if not self.together:
-            return self._engine("take", payload=self.send())
-        self.sender.post("send", transport=self.way)
-        parts = self._engine("take")
-        self.sender.answer("send", 120)
-        return parts
-
-    def _engine(self, call: str, **args: Any) -> Any:
-        worker = self.rig.worker
-        return worker.call(call, 120, [self.sender], transport=self.way, address=self.address, **args).value
+@pytest.fixture(autouse=True)
+def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for way in map(transports.load, WAYS):
+        if hasattr(way, "BUCKET"):
+            monkeypatch.setattr(way, "BUCKET", BUCKET)
 
 
 @pytest.fixture(scope="module")
@@ -102,41 +73,39 @@ def launched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @contextmanager
-def joined(rig: Rig, way: str, colocated: bool | None = None) -> Iterator[Sender]:
+def joined(rig: Rig, way: str, colocated: bool | None = None) -> Iterator[OwnLink]:
     """A sender on the engine's GPUs, or where the way wants it."""
     here = way not in APART if colocated is None else colocated
-    with Link(rig, "shm", "loader", colocated=here) as link:
-        with Sender(link, way) as sender:
-            yield sender
-        assert link.end() == []
-
-
-def reference(link: Link, step: int) -> Rollouts:
-    """Outputs with the weights of a step, brought in by the engine's loader out of shared memory."""
-    link.update(step)
-    link.sync()
-    return greedy(link.rig)
+    with OwnLink(rig, way, "loader", colocated=here) as link:
+        print(way, link.facts)
+        yield link
+        if not rig.worker.ended:
+            assert link.end() == []
 
 
 def test_it_brings_in_the_weights_of_the_sender(launched: Any, way: str) -> None:
-    with joined(launched(way), way) as sender:
-        link = sender.link
-        wanted = {step: reference(link, step) for step in (1, 2)}
-        assert gap(wanted[1], wanted[2]) > tolerance(link)
-        for step in (1, 2, 1):
-            link.update(step)
-            parts = sender.sync()
-            found = greedy(link.rig)
-            print(way, step, parts, f"{gap(found, wanted[step]):.1e} apart")
-            assert gap(found, wanted[step]) <= tolerance(link)
-            assert not found.cached_B.any()
-            assert parts["load"] > 0
+    with joined(launched(way), way) as link:
+        proofs = [prove(link, step) for step in (1, 2)]
+        assert [proof.ok for proof in proofs] == [True, True], proofs
+        link.update(1)
+        times, parts = link.sync(), link.apart()
+        print(way, times, parts, proofs[0].reason)
+        assert sum(parts.values()) == pytest.approx(times["sync_latency"])
+        assert all(seconds > 0 for seconds in parts.values())
+        assert {"sync_load", "sync_fence", "sync_control"} <= parts.keys() <= METRICS.keys()
+        old = greedy(link.rig)
         link.update(2)
-        sender.send()
+        link.send()
         link.rig.flush()
-        untaken = greedy(link.rig)
-        assert gap(untaken, wanted[2]) > tolerance(link)
-        assert gap(untaken, wanted[1]) <= tolerance(link)
+        assert gap(old, greedy(link.rig)) <= tolerance(link)  # what was not taken is not there
+        link.sync()
+        assert gap(old, greedy(link.rig)) > tolerance(link)
+
+
+def test_weights_that_were_not_taken_are_noticed(launched: Any, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with joined(launched(way), way) as link:
+        monkeypatch.setattr(link, "sync", link.rig.flush)
+        assert prove(link, 3).ok is False
 
 
 def test_what_an_engine_was_not_started_for_is_said(launched: Any, way: str) -> None:
@@ -164,6 +133,6 @@ def test_ways_of_a_gpu_say_so_without_one(launched: Any, engine: str) -> None:
 
 def test_nothing_stays_behind(launched: Any, engine: str) -> None:
     way = "vllm_reload" if engine == "vllm" else "sglang_tensor"
-    with joined(launched(way), way) as sender:
-        sender.sync()
+    with joined(launched(way), way) as link:
+        link.sync()
     assert launched(way).shut_down().ok

@@ -15,8 +15,9 @@ from benchmarks import CPU, GPU
 from harness import envs, machine
 from harness.fresh import greedy
 from harness.link import Link
-from harness.proof import prove
+from harness.proof import gap, prove, tolerance
 from harness.rig import Rig, log_path
+from harness.worker.holder import BASE
 
 ON_GPU = bool(machine.gpu_names())
 OPTIONS = replace(GPU, memory_fraction=0.4, max_running=64, graph_batch=64) if ON_GPU else replace(CPU, max_running=64)
@@ -57,6 +58,23 @@ def test_shares_of_two_senders_make_the_whole(rig: Rig) -> None:
         assert sum(link.facts["sender_bytes"]) >= link.bytes > 1.5 * max(link.facts["sender_bytes"])
         proof = prove(link, 8)
     assert proof.ok, proof
+
+
+@pytest.mark.parametrize("how", ["copies", "loader"])
+def test_an_adapter_is_merged_into_what_is_sent(rig: Rig, how: str) -> None:
+    with Link(rig, "shm", how, merged_rank=4) as link:
+        proof, merged = prove(link, 9), greedy(link.rig)
+        seconds = link.update(None)["sync_merge"]
+        link.sync()
+        bare = greedy(link.rig)
+    assert proof.ok, proof
+    assert seconds > 0
+    assert 0 < link.facts["base_bytes"] < link.bytes
+    assert gap(merged, bare) > tolerance(link)
+    with Link(rig, "shm", "loader") as link:  # of what an adapter is merged into
+        link.update(BASE)
+        link.sync()
+        assert gap(greedy(link.rig), bare) <= tolerance(link)
 
 
 def test_what_is_held_on_the_host_is_shared_as_it_is(rig: Rig) -> None:

@@ -35,6 +35,7 @@ TAGS = {"weights": "weights", "kv_cache": "kv_cache", "cuda_graphs": "cuda_graph
 PAUSES = {"keep": "in_place", "recompute": "retract"}
 ABORTED = "RequestAbortedError"  # 0.5.17 raises it for a request that it had not sent to its scheduler
 ABORT_AGAIN = 0.1  # seconds: a request on its way to the scheduler escapes an abort of all
+IDLE = 1.0  # seconds that a flush may wait for the last batch to be over
 STREAM_INTERVAL = 1 << 20  # tokens between two outputs of a request: the first, then only the last
 
 
@@ -211,7 +212,8 @@ class SGLang:
         self.loop.run_until_complete(manager.get_internal_state())
 
     def flush(self) -> None:
-        answer = self.engine.flush_cache()
+        """The last outputs come before the scheduler is through with their batch, so that it may wait for that."""
+        answer = self.loop.run_until_complete(self.engine.tokenizer_manager.flush_cache(timeout_s=IDLE))
         if not answer.success:
             raise RuntimeError(f"SGLang did not flush its cache: {answer}")
 
