@@ -1,6 +1,5 @@
 """Which tensors an adapter has, and by which names an engine that takes adapters loads whole weights."""
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,27 +29,20 @@ def test_each_expert_has_its_own() -> None:
     assert found["base_model.model.model.layers.1.mlp.experts.7.up_proj.lora_B.weight"] == (128, 4)
 
 
-class Model:
-    """A model of one layer whose weight has this name."""
-
-    def __init__(self, name: str, **layer: Any) -> None:
-        self.name, self.layer = name, SimpleNamespace(**layer)
-
-    def named_parameters(self) -> Iterator[tuple[str, int]]:
-        yield self.name, 0
-
-    def get_submodule(self, name: str) -> Any:
-        assert name == "model.layers.0.self_attn.qkv_proj"
-        return self.layer
+def model(shared: bool, **wrapper: Any) -> Any:
+    """A model of one layer that takes adapters, wrapper and layer having the same weight or not."""
+    weight = object()
+    inner = SimpleNamespace(_parameters={"weight": weight})
+    outer = SimpleNamespace(_parameters={"weight": weight} if shared else {}, base_layer=inner, **wrapper)
+    return SimpleNamespace(modules=lambda: iter([outer, inner]))
 
 
 def test_a_wrapped_layer_is_loaded_by_its_own_name() -> None:
     names = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.down_proj.bias", "model.norm.weight"
     named = [(name, number) for number, name in enumerate(names)]
-    layer = "model.layers.0.self_attn.qkv_proj"
-    assert list(inside.wrapped(Model(f"{layer}.weight"), named)) == named
-    assert list(inside.wrapped(Model(f"{layer}.base_layer.weight", load_weights=print), named)) == named
-    assert list(inside.wrapped(Model(f"{layer}.base_layer.weight"), named)) == [
+    assert list(inside.wrapped(model(shared=True), named)) == named
+    assert list(inside.wrapped(model(shared=False, load_weights=print), named)) == named
+    assert list(inside.wrapped(model(shared=False), named)) == [
         ("model.layers.0.self_attn.q_proj.base_layer.weight", 0),
         ("model.layers.0.mlp.down_proj.base_layer.bias", 1),
         ("model.norm.weight", 2),
