@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harness.link import Link
     from harness.rig import Rig
 
-OF_OURS = ("how", "senders", "bucket")  # parameters that an engine's own way has no use for
+OF_OURS = ("how", "senders", "bucket", "straight")  # parameters that an engine's own way has no use for
 
 Transport = Literal[
     "ipc", "nccl", "gloo", "shm", "disk",
@@ -31,6 +31,7 @@ class WeightSync(Scenario):
     Of `senders` each holds its share of the rows of every tensor; `colocated`: on the engine's GPUs; `on_host`: in host
     memory, which shm shares as it is. `bucket`: MiB sent at once over nccl and gloo. `merged_rank`: the trainer trains
     a LoRA adapter of that rank and merges it into the weights before it sends them whole (0: it trains all of them).
+    `straight`: the engine's processes are asked past its front, where one of them holds all of the model.
     `restart`: in a run's first pair the engine starts on the weights of the proof, as a checkpoint on disk.
     """
 
@@ -42,6 +43,7 @@ class WeightSync(Scenario):
     on_host: bool = False
     bucket: int = 64
     merged_rank: int = 0
+    straight: bool = True
     restart: bool = True
     warmup: int = 3
     steps: int = 20
@@ -71,7 +73,7 @@ class WeightSync(Scenario):
 
     def link(self, rig: "Rig") -> "Link":
         fresh.look(rig)
-        names = "senders", "colocated", "on_host", "bucket", "merged_rank"
+        names = "senders", "colocated", "on_host", "bucket", "merged_rank", "straight"
         return rig.link(self.transport, self.how, **{name: getattr(self, name) for name in names})
 
     def step(self, rig: "Rig", index: int) -> dict[str, float]:
@@ -111,6 +113,7 @@ def large(gpus: int) -> dict[str, WeightSync]:
 CASES = {
     "tiny-shm": TINY,
     "tiny-shm-host": replace(TINY, on_host=True),
+    "tiny-shm-called": replace(TINY, straight=False),
     "tiny-shm-loader": replace(TINY, how="loader"),
     "tiny-gloo": replace(TINY, transport="gloo", bucket=4),
     "tiny-gloo-sharded": replace(TINY, transport="gloo", senders=2, bucket=4),
@@ -126,6 +129,7 @@ CASES = {
     for size, model in (("0.5B", HALF), ("7B", SEVEN))
     for name, case in {
         "ipc": B05,
+        "ipc-called": replace(B05, straight=False),
         "ipc-foreach": replace(B05, how="foreach"),
         "ipc-copies": replace(B05, how="copies"),
         "ipc-loader": replace(B05, how="loader"),

@@ -1,10 +1,10 @@
 """An engine that was started on the weights of one step: what it answers then, it must answer after a sync of them."""
 
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.paths import cache_home
 from harness.rollouts import Rollouts
 from harness.senders import Senders
 from harness.workload import independent
@@ -19,8 +19,11 @@ OUTPUT = 2  # tokens: the first is the likeliest of a prompt, and its log-probab
 
 def prepare(rig: "Rig") -> None:
     """Write a checkpoint of STEP's weights, which the engine of this rig starts on instead of the model's own."""
-    rig.log.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(rig.enter_context(tempfile.TemporaryDirectory(prefix="fresh-", dir=rig.log.parent)))
+    # The same path in every launch, since vLLM keeps what it has compiled by a model's path.
+    folder = cache_home() / "fresh" / Path(rig.loaded.path).name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    rig.callback(shutil.rmtree, folder, ignore_errors=True)
     with Senders(rig) as senders:
         senders.start("holder")
         senders.hold()

@@ -32,7 +32,8 @@ class Link(Senders):
     what the loader does. Several senders share the rows of each tensor. `colocated`: they are on the engine's GPUs,
     else on those behind them; `on_host`: they hold the weights in host memory. `bucket`: MiB sent at once, where a
     transport does not offer the whole buffer. `merged_rank`: of an adapter that the sender trains and merges into its
-    weights (0: none). `patience`: seconds that a broadcast waits for the other side.
+    weights (0: none). `straight`: requests go past the engine's front, where they can. `patience`: seconds that a
+    broadcast waits for the other side.
 
     Raises BadOffer where what is offered does not fit: the engine goes on. Whatever else goes wrong, in a sender or in
     the engine, ends all of them (LaunchFailed): the engine never serves weights of which nobody knows what they are."""
@@ -41,7 +42,7 @@ class Link(Senders):
 
     def __init__(
         self, rig: "Rig", transport: str, how: str, senders: int = 1, colocated: bool = True, on_host: bool = False,
-        bucket: int = 64, merged_rank: int = 0, patience: float = 60.0,
+        bucket: int = 64, merged_rank: int = 0, straight: bool = True, patience: float = 60.0,
     ) -> None:  # fmt: skip
         super().__init__(rig)
         self.transport, self.how, self.merged_rank = transport, how, merged_rank
@@ -49,7 +50,7 @@ class Link(Senders):
         self.together = bool(self.way.TOGETHER)
         self.ranks, self.bucket, self.patience = rig.options.tensor_parallel, bucket << 20, patience
         self.facts |= {"transport": transport, "how": how, "senders": senders, "colocated": colocated}
-        rig.worker  # noqa: B018, the engine takes its memory first
+        self.facts["straight"] = rig.worker.call("straight", rig.timeout, wanted=straight).value
         try:
             self.start(self.module, senders, 0 if colocated else self.ranks)
             self._hold(on_host=on_host, merged_rank=merged_rank)

@@ -14,6 +14,9 @@ class OwnLink(Link):
     payload: Any = None
     phases: dict[str, float]
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options | {"straight": False})
+
     def _open(self) -> None:
         """Join them."""
         self.bucket = getattr(self.way, "BUCKET", self.bucket)

@@ -50,6 +50,9 @@ class Engine:
         self.native = options["native"]
         return {"flags": {"vocab_size": 100}, "versions": {}}
 
+    def straight(self, wanted: bool) -> bool:
+        return False
+
     def weights(self, request: dict[str, Any], flush: bool) -> list[Any]:
         if request["do"] == self.native.get("at", "sync"):
             FAULTS[self.native.get("weights", GOOD)]()

@@ -72,8 +72,8 @@ def test_dry_run_shows_the_plan_and_starts_nothing(results: Path) -> None:
 def test_dry_run_shows_which_cases_share_launches(results: Path) -> None:
     done = rollbench("run", "weight_sync/tiny-*", "-e", "fake", "--dry-run", "--launches", "2", COLUMNS="120")
     assert done.returncode == 0, done.stderr
-    assert "about 6 min in all" in done.stdout  # 25 + 7 * 20 s, twice
-    assert "3 min for its 7 cases (a guess)" in done.stdout
+    assert "about 6 min in all" in done.stdout  # 25 + 8 * 20 s, twice
+    assert "3 min for its 8 cases (a guess)" in done.stdout
     assert "own" not in done.stdout  # the engines' own ways are not the fake's
     chosen = "run", "single_turn/tiny-1", "single_turn/tiny-16", "-e", "fake", "--dry-run"
     assert "for its" not in rollbench(*chosen, COLUMNS="120").stdout

@@ -103,7 +103,8 @@ def test_an_own_way_is_joined_taken_and_left(rig: Any) -> None:
     found = OwnLink(rig, "sglang_tensor", "graph")
     (sender,) = found.senders
     assert asked(sender) == ["hold", "update", "offer"]
-    assert asked(rig.worker) == ["join", "floor"]
+    assert asked(rig.worker) == ["straight", "join", "floor"]
+    assert told(rig.worker, "straight") == {"wanted": False}
     assert told(rig.worker, "join") == {"transport": "sglang_tensor", "address": {"port": 5}}
     figures = found.sync()
     assert asked(sender)[-1] == "send"
@@ -114,7 +115,7 @@ def test_an_own_way_is_joined_taken_and_left(rig: Any) -> None:
         "sync_floor_ratio": 112.5, "sync_path_ratio": 56.25,
     })  # fmt: skip
     assert found.apart() == {"sync_load": 0.5, "sync_flush": 0.25, "sync_control": 0.25, "sync_pack": 0.125}
-    assert asked(rig.worker) == ["join", "floor", "take"]  # nothing is done again to take it apart
+    assert asked(rig.worker) == ["straight", "join", "floor", "take"]  # nothing is done again to take it apart
     assert found.end() == []
     assert told(rig.worker, "leave") == address
     assert found.facts["how"] == "own"

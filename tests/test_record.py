@@ -117,7 +117,7 @@ def test_parameters_that_came_later_are_those_of_a_scenario() -> None:
         for case in (case for name, case in cases().items() if name.startswith(f"{scenario}/")):
             params = replace(case, **before).params()  # less those that an engine's own way has no use for
             assert {name: value for name, value in before.items() if name in params}.items() <= params.items()
-            assert before.keys() - params.keys() <= {"how", "senders", "bucket"}
+            assert before.keys() - params.keys() <= {"how", "senders", "bucket", "straight"}
 
 
 def test_a_record_of_an_unknown_scenario_keeps_its_parameters() -> None:

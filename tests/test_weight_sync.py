@@ -48,7 +48,7 @@ def test_vllm_is_started_for_its_weight_transfer() -> None:
 
 def test_parameters_of_ours_are_not_told_of_an_own_way() -> None:
     own, ours = CASES["tiny-own-sglang-disk"].params(), CASES["tiny-shm"].params()
-    assert ours.keys() - own.keys() == {"how", "senders", "bucket"}
+    assert ours.keys() - own.keys() == {"how", "senders", "bucket", "straight"}
     assert own["transport"] == "sglang_disk"
 
 
@@ -109,7 +109,7 @@ def test_speed_is_taken_before_the_first_sync_and_behind_the_last(rig: Any) -> N
     assert rig.done == [
         "rounds", "update 0", "sync", "update 1", "sync", "learned", [9.0], f"prove {fresh.STEP}",
     ]  # fmt: skip
-    how = {"senders": 1, "colocated": True, "on_host": False, "bucket": 64, "merged_rank": 32}
+    how = {"senders": 1, "colocated": True, "on_host": False, "bucket": 64, "merged_rank": 32, "straight": True}
     assert rig.asked[0] == ("shm", "copies", how)
 
 

@@ -70,6 +70,10 @@ class Calls:
         empty when it returns."""
         return self.engine.weights(request, flush)
 
+    def straight(self, wanted: bool) -> bool:
+        """Have `weights` go past the engine's front, or no longer; whether it does."""
+        return self.engine.straight(wanted)
+
     def adapt(self, path: str) -> None:
         self.engine.adapt(path)
 

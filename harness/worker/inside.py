@@ -12,15 +12,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from harness.worker import shortcut
 from harness.worker.options import LORA_TARGETS
 from harness.worker.receive import Receiver, Request
 
 POOLS = weakref.WeakSet[Any]()  # of vLLM's cache blocks in this process
+CORES = weakref.WeakSet[Any]()  # of vLLM, with a loop of their own in this process
 
 
-def watch_pools() -> None:
-    """Know every block pool that is made from now on: vLLM imports this module before it makes one."""
+def watch() -> None:
+    """Know every block pool that is made and every core that runs from now on: vLLM imports this module before."""
     from vllm.v1.core.block_pool import BlockPool
+    from vllm.v1.engine.core import EngineCoreProc
 
     made = BlockPool.__init__
 
@@ -28,11 +31,17 @@ def watch_pools() -> None:
         made(self, *args, **kwargs)
         POOLS.add(self)
 
-    BlockPool.__init__ = make
+    run = EngineCoreProc.run_busy_loop
+
+    def loop(self: Any) -> None:
+        CORES.add(self)
+        run(self)
+
+    BlockPool.__init__, EngineCoreProc.run_busy_loop = make, loop
 
 
 if "vllm" in sys.modules:
-    watch_pools()
+    watch()
 
 
 class Extension:
@@ -46,6 +55,9 @@ class Extension:
         if not hasattr(self, "_rollbench"):
             flush = quick_flush()
             self._rollbench = Receiver(lambda: self.model_runner.model, self._load, self._read, flush, self.rank)
+            if CORES and flush is not None:
+                (core,), answer = CORES, self._rollbench.answer
+                self._rollbench.listen = lambda path: shortcut.listen_in_queue(core, path, answer)
             if self._rollbench.device.type == "cpu":
                 self._rollbench.packs = "vLLM packs its matrices on a CPU; its reloading alone knows the way back"
         return self._rollbench.answer(request)
@@ -132,6 +144,8 @@ def sglang_install(model: Any, named_tensors: Any) -> None:
                 rank,
             )
             self._rollbench.place = lambda name: _place(runner.lora_manager, name)
+            if torch.distributed.get_world_size() == 1:
+                self._rollbench.listen = lambda path: shortcut.listen_in_loop(self, path, self._rollbench.answer)
         value = self._rollbench.answer(request)
         path = f"{reply}.{rank}"
         scratch = Path(f"{path}.{os.getpid()}")

@@ -32,7 +32,8 @@ class Receiver:
     """What one process needs to take weights in, kept from one sync to the next.
 
     `model()` is its part of the model; `load` gives named tensors to the engine's own loader; `read` has it read a
-    checkpoint; `flush` empties the prefix cache where this process can, else it is None. `packs`: why no copies can be
+    checkpoint; `flush` empties the prefix cache where this process can, else it is None; so does `listen` open a
+    shortcut (`harness.worker.shortcut`) at a path. `packs`: why no copies can be
     recorded from the loader, where that is so. `place` brings the loaded adapter of a name to the device, where the
     engine waits with that.
     """
@@ -48,6 +49,7 @@ class Receiver:
         self.model, self.load, self.read, self.flush, self.rank = model, load, read, flush, rank
         self.packs = ""
         self.place: Callable[[str], Any] = lambda name: None
+        self.listen: Callable[[str], None] | None = None
         self.addresses: list[Request] = []
         self.offered: tuple[list[Slot], str] = [], ""  # the tensors, and their dtype
         self.plan: Any = None
@@ -64,6 +66,13 @@ class Receiver:
         except Exception as error:
             traceback.print_exc()
             return {"error": str(error) if type(error) is RuntimeError else f"{type(error).__name__}: {error}"}
+
+    def do_listen(self, path: str) -> bool:
+        """Open a shortcut at a path, where this process can; whether it can."""
+        if self.listen is None:
+            return False
+        self.listen(path)
+        return True
 
     def do_open(self, transport: str, addresses: list[Request], slots: list[list[Any]], dtype: str) -> dict[str, Any]:
         """Open what the senders offer and, where that is memory, plan how their tensors go into the model; facts.

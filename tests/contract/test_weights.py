@@ -53,6 +53,16 @@ def test_a_sync_brings_in_the_weights_of_the_sender(rig: Rig, transport: str, ho
     print(transport, how, times, parts, link.facts, proofs[0].reason)
 
 
+def test_a_sync_goes_past_the_front_of_an_engine_that_one_process_is(rig: Rig) -> None:
+    ways = []
+    for straight in (False, True):
+        with Link(rig, "shm", "copies", straight=straight) as link:
+            proof = prove(link, 5 + straight)
+            assert proof.ok, proof
+            ways.append(link.facts["straight"])
+    assert ways == [False, ON_GPU or rig.environment.engine == "sglang"]  # vLLM on a CPU is two
+
+
 def test_shares_of_two_senders_make_the_whole(rig: Rig) -> None:
     with Link(rig, "gloo", "copies", senders=2, bucket=4) as link:
         assert sum(link.facts["sender_bytes"]) >= link.bytes > 1.5 * max(link.facts["sender_bytes"])

@@ -61,6 +61,10 @@ class Engine(Answers, Protocol):
         """Have every process that holds a part of the model answer a request (`harness.worker.receive`), and with
         `flush` forget the prefix cache behind it; their answers by rank."""
 
+    def straight(self, wanted: bool) -> bool:
+        """Have `weights` go past the engine's front from now on (`harness.worker.shortcut`), or no longer; whether it
+        does, which it cannot where several processes hold the model."""
+
     def adapt(self, path: str) -> None:
         """Load a LoRA adapter from a folder in PEFT's format in place of the last one, on the device when this returns;
         all later requests go through it, and the prefix cache is empty. Needs the option `lora_rank`."""

@@ -111,6 +111,9 @@ class Fake:
         self.weights_right = True
         return []
 
+    def straight(self, wanted: bool) -> bool:
+        return False
+
     def adapt(self, path: str) -> None:
         raise NotImplementedError("the fake engine holds no weights to adapt")
 
