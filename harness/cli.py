@@ -26,6 +26,7 @@ from harness import (
     machine,
     models,
     plan,
+    recommend_commands,
     report_commands,
     runner,
     scenario,
@@ -52,6 +53,7 @@ BOTH = ("sglang", "vllm")
 exchange_commands.add(app)
 gate_commands.add(app)
 history_commands.add(app)
+recommend_commands.add(app)
 report_commands.add(app)
 
 

@@ -54,9 +54,9 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     ),
     7: ("asv_environment", "findings", "plots", "runner", "session", "verdicts"),
     8: ("claims", "draw", "gate_commands", "history_commands"),
-    9: ("page", "report"),
+    9: ("page", "recommend", "report"),
     10: ("guide",),
-    11: ("exchange_commands", "report_commands"),
+    11: ("exchange_commands", "recommend_commands", "report_commands"),
     12: ("cli",),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
