@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 
 from harness import beside, export, foreign, scenario, store
@@ -126,10 +127,11 @@ def show_foreign(root: Path, machine: str, cases: Sequence[str], records: Sequen
         warn(f"skipped {why}")
     mine = [one for _, one in found if one.machine in ("", machine) and (not cases or one.case in cases)]
     if mine:
-        table = Table(title=beside.TITLE, title_justify="left")
+        table = Table(title=beside.TITLE, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for header in beside.HEADERS:
             table.add_column(header, overflow="fold")
-        for row in beside.rows(mine, records):
-            table.add_row(*map(plain, row))
+        for one in mine:
+            for first, row in itertools.zip_longest([beside.about(one)], beside.rows(one, records), fillvalue=""):
+                table.add_row(*map(plain, [first, *row]))
         print_table(table, markdown)
     return bool(mine)

@@ -194,14 +194,15 @@ def _details(shown: Sequence[Standing], judge: Judge) -> str:
 
 
 def _foreign(evidence: Evidence, records: Sequence[Record]) -> list[str]:
-    """Other tools' results, each row with a link to its file."""
+    """Other tools' results, each with a link to its file."""
     found, skipped = foreign.read(evidence.root)
     evidence.skipped += (why.replace(f"{evidence.root}/", "") for why in skipped)
-    rows = [
-        [*map(plain, row[:-1]), link(plain(row[-1]), path.relative_to(evidence.root).as_posix())]
-        for path, one in found
-        for row in beside.rows([one], records)
-    ]
+    rows = list[list[str]]()
+    for path, one in found:
+        first = link(plain(beside.about(one)), path.relative_to(evidence.root).as_posix())
+        rows += (
+            [first if not number else "", *map(plain, row)] for number, row in enumerate(beside.rows(one, records))
+        )
     return [f"## Foreign results\n\n{beside.TITLE}.\n", table(beside.HEADERS, rows), ""] if rows else []
 
 

@@ -142,13 +142,13 @@ def test_beside_our_own_and_never_among_them(tmp_path: Path, results: Path) -> N
     here = machine.fingerprint().id
     path = file(tmp_path, SERVE, SGLANG)
     assert rollbench("import", str(path), "--case", "single_turn/tiny-16", "--machine", here).returncode == 0
-    compared = rollbench("compare", "--markdown", COLUMNS="400").stdout
+    compared = rollbench("compare", "--markdown").stdout
     for text in (compared, (results / "README.md").read_text() if rollbench("report").returncode == 0 else ""):
-        (row,) = (line for line in text.splitlines() if "foreign: vllm bench serve" in line and "| output |" in line)
-        assert "| 32,768 tok/s |" in row
-        assert "vllm 100.0 tok/s" in row, "our own figure of that case on that engine"
-        (row,) = (line for line in text.splitlines() if "foreign: SGLang" in line and "| output |" in line)
-        assert "| 43,690 tok/s |  |" in row, "we have none of SGLang"
+        vllm = next(line for line in text.splitlines() if "foreign: vllm bench serve, bench.json, vllm, Qwen/" in line)
+        assert "| output | 32,768 tok/s | 100.0 tok/s" in vllm, "our own figure of that case on that engine"
+        assert "(tiny-qwen3) |" in vllm, "which is of another model"
+        other = next(line for line in text.splitlines() if "foreign: SGLang bench_serving" in line)
+        assert "| output | 43,690 tok/s |  |" in other, "we have none of SGLang"
         assert "no ratio and no verdict" in text
     assert [path.name for path in store.files(results)] == [p.name for p in results.rglob("vllm-2026*.json")], (
         "no record"
@@ -169,10 +169,10 @@ def test_what_is_elsewhere_or_of_another_case_is_not_shown(tmp_path: Path, resul
     store.save(record("vllm"), results)
     path = str(file(tmp_path, SERVE))
     assert rollbench("import", path, "--machine", "elsewhere", "--case", "single_turn/tiny-16").returncode == 0
-    assert "foreign" not in rollbench("compare").stdout
+    assert "foreign" not in rollbench("compare", "--markdown").stdout
     assert rollbench("import", str(file(tmp_path, SGLANG))).returncode == 0
-    assert "foreign" in rollbench("compare", COLUMNS="400").stdout
-    assert "foreign" not in rollbench("compare", "--case", "single_turn/tiny-16").stdout
+    assert "foreign" in rollbench("compare", "--markdown").stdout
+    assert "foreign" not in rollbench("compare", "--markdown", "--case", "single_turn/tiny-16").stdout
 
 
 def test_hostile_text_is_shown_as_text(tmp_path: Path, results: Path) -> None:
@@ -181,7 +181,7 @@ def test_hostile_text_is_shown_as_text(tmp_path: Path, results: Path) -> None:
     assert rollbench("import", str(file(tmp_path, part))).returncode == 0
     assert rollbench("report").returncode == 0
     assert not re.search(r"(?<!\\)<img", (results / "README.md").read_text())
-    assert "\x1b" not in rollbench("compare", COLUMNS="400").stdout
+    assert "\x1b" not in rollbench("compare", "--markdown").stdout
 
 
 def test_a_broken_file_is_passed_over(tmp_path: Path, results: Path) -> None:
