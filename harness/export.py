@@ -10,9 +10,6 @@ from datetime import datetime
 from itertools import islice
 from typing import IO, Any
 
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.openmetrics.exposition import generate_latest
-
 from harness import evidence
 from harness.errors import UserError
 from harness.metrics import METRICS
@@ -110,6 +107,9 @@ def as_parquet(found: Iterable[Row], file: IO[Any]) -> None:
 
 def as_openmetrics(found: Iterable[Row], file: IO[Any]) -> None:
     """A gauge for each metric, at the time when its launch began; units are base units (bytes, not GiB)."""
+    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.openmetrics.exposition import generate_latest
+
     families: dict[str, tuple[GaugeMetricFamily, float]] = {}
     for row in found:
         if row["value"] is None:
@@ -130,9 +130,9 @@ def as_openmetrics(found: Iterable[Row], file: IO[Any]) -> None:
 class _Families:
     """What prometheus_client calls a registry."""
 
-    families: Sequence[GaugeMetricFamily]
+    families: Sequence[object]
 
-    def collect(self) -> Sequence[GaugeMetricFamily]:
+    def collect(self) -> Sequence[object]:
         return self.families
 
 

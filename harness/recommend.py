@@ -5,7 +5,7 @@ One of a machine without a GPU speaks only to who has none.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -127,17 +127,16 @@ def _words(text: str) -> set[str]:
 
 def _answer(about: str, rule: Rule, gpu: str, everything: Sequence[Standing]) -> Answer:
     """By the verdicts of the gate's rule on what the rule looks at."""
-    every = [(s, look.metric) for look in rule.looks for s in everything if _fits(s, look)]
-    invalid = [f"invalid, left out: {s.key.case} on {s.key.machine}: {s.ratios[m].broken}"
-               for s, m in every if s.ratios[m].broken]  # fmt: skip
-    sound = [(s, metric) for s, metric in every if not s.ratios[metric].broken]
+    chosen = [(s, look.metric) for look in rule.looks for s in everything if _named(s, look)]
+    sound = [one for one in chosen if _speaks(*one)]
     here = [one for one in sound if matches(gpu, _machine(one[0]).gpus)]
     near = here or [one for one in sound if one[0].gpu and gpu.lower() != NO_GPU]
-    left = [s.key.machine for s, _ in sound if not near and not s.gpu]
     said = [s.verdicts.get(metric, "inconclusive") for s, metric in near]
     winners = [engine for engine in PAIR if f"{NAMES[engine]} better" in said]
     evidence = [_evidence(standing, metric) for standing, metric in near]
-    limits = [*_limits(near, bool(here), gpu, said, winners), *invalid, *_missing(rule, near, left)]
+    mute = [one for one in chosen if not _speaks(*one)]
+    left = {s.key.machine for s, _ in sound if not near and not s.gpu}
+    limits = [*_limits(near, bool(here), gpu, said, winners), *_mute(mute), *_missing(rule, near, left)]
     engine, basis = (winners[0] if len(winners) == 1 else ""), RECORDS if here else ELSEWHERE
     words = "it depends on the case" if len(winners) > 1 else NAMES.get(engine, EITHER)
     if not winners and set(said) != {"alike"}:
@@ -145,9 +144,12 @@ def _answer(about: str, rule: Rule, gpu: str, everything: Sequence[Standing]) ->
     return Answer(about, engine, words, basis, rule.text, evidence, limits)
 
 
-def _fits(standing: Standing, look: Look) -> bool:
-    named = any(fnmatchcase(standing.key.case, pattern) for pattern in look.cases)
-    return named and look.metric in standing.ratios
+def _named(standing: Standing, look: Look) -> bool:
+    return any(fnmatchcase(standing.key.case, pattern) for pattern in look.cases)
+
+
+def _speaks(standing: Standing, metric: str) -> bool:
+    return metric in standing.ratios and not standing.ratios[metric].broken
 
 
 def _machine(standing: Standing) -> Machine:
@@ -182,9 +184,19 @@ def _limits(
         yield f"{undecided} of {len(said)} say otherwise or do not decide"
 
 
-def _missing(rule: Rule, near: Sequence[tuple[Standing, str]], left: Sequence[str]) -> Iterator[str]:
-    if left:
-        yield f"records of {', '.join(sorted(set(left)))} are left out: it has no GPU"
+def _mute(found: Sequence[tuple[Standing, str]]) -> Iterator[str]:
+    """Why there is no ratio where there are records."""
+    for standing, metric in found:
+        refused = [f"{NAMES.get(name, name)}: {r.unsupported}" for name, r in standing.records.items() if r.unsupported]
+        invalid = [f"invalid: {standing.ratios[metric].broken}"] if metric in standing.ratios else []
+        why = "; ".join([*refused, *invalid]) or standing.why or f"no ratio of {METRICS[metric].title}"
+        yield f"says nothing: {standing.key.case} on {standing.key.machine}: {why}"
+
+
+def _missing(rule: Rule, near: Sequence[tuple[Standing, str]], left: Iterable[str]) -> Iterator[str]:
+    """Records that are left out, and what would tell."""
+    if machines := ", ".join(sorted(left)):
+        yield f"records of {machines} are left out: no GPU"
     if rule.looks and not near:
         names = [name for look in rule.looks for pattern in look.cases for name in scenario.cases()
                  if fnmatchcase(name, pattern)]  # fmt: skip

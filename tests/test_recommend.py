@@ -63,7 +63,7 @@ def test_a_machine_without_a_gpu_speaks_to_who_has_none(tmp_path: Path) -> None:
     measured(tmp_path, case="multi_turn/tiny-shared", sglang=_talk(2.0), vllm=_talk(1.0))
     answer = answers(tmp_path, "H100", workload="agent")["workload"]
     assert (answer.engine, answer.basis, answer.evidence) == ("sglang", OPINION, [])
-    assert answer.limits[0] == "records of no-gpu are left out: it has no GPU"
+    assert answer.limits[0] == "records of no-gpu are left out: no GPU"
     assert "`rollbench run multi_turn/" in answer.limits[1]
     answer = answers(tmp_path, "none", workload="agent")["workload"]
     assert (answer.engine, answer.basis) == ("vllm", RECORDS)
@@ -99,7 +99,15 @@ def test_a_broken_certificate_decides_nothing(tmp_path: Path) -> None:
     measured(tmp_path, H100, vllm=[launch(i, 150.0, certificates=broken) for i in (1, 2, 3)])
     answer = answers(tmp_path, "H100")["workload"]
     assert (answer.basis, answer.evidence) == (OPINION, [])
-    assert any(limit.startswith("invalid, left out: single_turn/0.5B-512 on hbm3: ") for limit in answer.limits)
+    assert any(limit.startswith("says nothing: single_turn/0.5B-512 on hbm3: invalid: ") for limit in answer.limits)
+
+
+def test_what_an_engine_refuses_is_told(tmp_path: Path) -> None:
+    refused = [launch(i, 1, unsupported="cannot discard", samples={}) for i in (1, 2)]
+    measured(tmp_path, H100, case="sleep_wake/0.5B-discard", sglang=refused)
+    answer = answers(tmp_path, "H100", memory="tight")["memory"]
+    assert answer.basis == OPINION
+    assert "says nothing: sleep_wake/0.5B-discard on hbm3: SGLang: cannot discard" in answer.limits
 
 
 def test_whether_the_engines_run_on_it(tmp_path: Path) -> None:
