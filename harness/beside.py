@@ -18,7 +18,7 @@ def about(one: Foreign) -> str:
     engine = f"{one.engine} {one.version}".strip() if one.engine else "engine not said"
     told = (f"foreign: {one.tool}", one.file, engine, one.model or "model not said", where, one.case or "no case named")
     failed = one.params.get("failed")
-    return ", ".join(told) + (f", {failed} requests failed" if failed else "")
+    return ", ".join(told) + (f", failed requests: {failed}" if failed else "")
 
 
 def rows(one: Foreign, records: Sequence[Record]) -> list[list[str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness import foreign, machine, store
+from harness import beside, foreign, machine, store
 from harness.errors import UserError
 from tests.factory import record
 from tests.test_cli import rollbench
@@ -77,6 +77,9 @@ def test_what_is_kept_besides(tmp_path: Path) -> None:
     assert (sglang.version, sglang.params["request_rate"]) == ("0.5.20", "inf")
     assert "secret" not in sglang.model_dump_json(), "of what a server says of itself two fields are taken"
     assert only(tmp_path, SERVE | {"backend": "openai"}).engine == "", "any server may answer that"
+    assert beside.about(only(tmp_path, SERVE | {"failed": 3})).endswith(
+        "machine not said, no case named, failed requests: 3"
+    )
 
 
 def without(part: dict[str, Any], name: str) -> dict[str, Any]:
