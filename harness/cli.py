@@ -19,12 +19,14 @@ from harness import (
     crosscheck,
     doctor,
     envs,
+    exchange_commands,
     gate_commands,
     groups,
     history_commands,
     machine,
     models,
     plan,
+    recommend_commands,
     report_commands,
     runner,
     scenario,
@@ -48,8 +50,10 @@ app = typer.Typer(
 )
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")]
 BOTH = ("sglang", "vllm")
+exchange_commands.add(app)
 gate_commands.add(app)
 history_commands.add(app)
+recommend_commands.add(app)
 report_commands.add(app)
 
 
@@ -147,12 +151,13 @@ def compare_records(
 ) -> None:
     """Compare two records, or the newest of every case and engine on this machine, by ratios with intervals."""
     if not records:
-        found, skipped = compare.latest(results or results_home(), machine.fingerprint().id, case or ())
+        root, here, cases = results or results_home(), machine.fingerprint().id, case or ()
+        found, skipped = compare.latest(root, here, cases)
         for reason in skipped:
             stderr.print(f"skipped {reason}", markup=False, highlight=False)
-        if not found:
-            raise UserError("no records of this machine: `rollbench run` makes them")
         show_tables(found, markdown)
+        if not exchange_commands.show_foreign(root, here, cases, found, markdown) and not found:
+            raise UserError("no records of this machine: `rollbench run` makes them")
         return
     if len(records) != 2:
         raise UserError(f"compare takes two records, BEFORE and AFTER, or none; {len(records)} given")

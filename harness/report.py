@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from harness import compare, plots, store
+from harness import beside, compare, foreign, plots, store
 from harness.draw import MADE, MOST, svgs
 from harness.errors import UserError
 from harness.evidence import Evidence, read
@@ -34,6 +34,7 @@ def files(root: Path, judge: Judge = by_gate) -> tuple[dict[str, str], Evidence]
     """Every file of the report by its path below the results folder. Raises UserError when there are no records."""
     evidence = records_of(root)
     made, drawn, parts = dict[str, str](), dict[str, Sequence[Plot]](), list[str]()
+    records = list[Record]()
     for machine, scenario, shown, figures in plots.sections(evidence):
         if not parts or not parts[-1].startswith(f"## {plain(machine)}\n"):
             parts.append(_machine(machine, next(iter(shown[-1].records.values()))))
@@ -41,7 +42,8 @@ def files(root: Path, judge: Judge = by_gate) -> tuple[dict[str, str], Evidence]
         drawn |= {f"{folder}/{slug(name)}.svg": together for name, together in figures.items()}
         parts[-1] += _scenario(folder, shown, figures, judge)
         made[f"{folder}/README.md"] = _details(shown, judge)
-    made["README.md"] = "\n".join([HEAD, *parts, *_skipped(evidence)])
+        records += (record for standing in shown for record in standing.records.values())
+    made["README.md"] = "\n".join([HEAD, *parts, *_foreign(evidence, records), *_skipped(evidence)])
     return made | dict(zip(drawn, svgs(list(drawn.values())), strict=True)), evidence
 
 
@@ -189,6 +191,19 @@ def _details(shown: Sequence[Standing], judge: Judge) -> str:
             f"\nAgain: {code(command(records))}\n",
         ]  # fmt: skip
     return "\n".join([*parts, *_targets(shown, up), ""])
+
+
+def _foreign(evidence: Evidence, records: Sequence[Record]) -> list[str]:
+    """Other tools' results, each with a link to its file."""
+    found, skipped = foreign.read(evidence.root)
+    evidence.skipped += (why.replace(f"{evidence.root}/", "") for why in skipped)
+    rows = list[list[str]]()
+    for path, one in found:
+        first = link(plain(beside.about(one)), path.relative_to(evidence.root).as_posix())
+        rows += (
+            [first if not number else "", *map(plain, row)] for number, row in enumerate(beside.rows(one, records))
+        )
+    return [f"## Foreign results\n\n{beside.TITLE}.\n", table(beside.HEADERS, rows), ""] if rows else []
 
 
 def _skipped(evidence: Evidence) -> list[str]:

@@ -6,12 +6,16 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from pydantic import ValidationError
 
 from harness.errors import UserError
 from harness.record import Record
+
+FOREIGN = "foreign"  # a folder of the results: other tools' figures, which are no records
 
 
 def writable(root: Path) -> Path:
@@ -28,12 +32,19 @@ def writable(root: Path) -> Path:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file atomically: under another name first, flushed to the disk, then renamed."""
+    """Write a text file atomically."""
+    with writing(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write into, of bytes: under another name first, flushed to the disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+    with tempfile.NamedTemporaryFile("wb", dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
         scratch = Path(file.name)
         try:
-            file.write(text)
+            yield file
             file.flush()
             os.fsync(file.fileno())
             scratch.chmod(0o644)
@@ -80,6 +91,9 @@ def load(path: Path) -> Record:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except ValidationError as error:
+        if any(found["loc"] == ("foreign",) for found in error.errors()):
+            why = "another tool's result: `rollbench compare` and the report show it, nothing compares or gates it"
+            raise UserError(f"{path}: {why}") from None
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
         raise UserError(f"{path}: not a record ({where}: {first['msg']})") from None
@@ -95,10 +109,10 @@ def scan(root: Path) -> Iterator[tuple[Path, Record | str]]:
 
 
 def files(root: Path) -> list[Path]:
-    """Every JSON file of the results, oldest name first; none of what lies in hidden folders."""
+    """Every JSON file of the results, oldest name first; none of what is foreign or lies in hidden folders."""
     found = list[str]()
     for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and root / FOREIGN != Path(folder, name)]
         found += [f"{folder}/{name}" for name in names if name.endswith(".json") and not name.startswith(".")]
     return [Path(name) for name in sorted(found)]
 

@@ -25,8 +25,9 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     2: ("envs", "record", "senders", "sampler"),
     3: ("audit", "link", "crew", "ownlink", "adapterlink", "commit", "store", "series"),
     4: ("cells", "evidence", "scenario", "rig", "fresh", "proof", "speed", "pending", "plan", "rates", "trace"),
-    5: ("measure", "inference", "inflight", "groups", "calibrate", "compare", "history", "doctor"),
+    5: ("export", "foreign", "measure", "inference", "inflight", "groups", "calibrate", "compare", "history", "doctor"),
     6: (
+        "beside",
         "standings",
         "asv_history",
         "rivals",
@@ -40,9 +41,9 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     ),
     7: ("asv_environment", "findings", "plots", "runner", "session", "verdicts"),
     8: ("claims", "draw", "gate_commands", "history_commands"),
-    9: ("page", "report"),
+    9: ("page", "recommend", "report"),
     10: ("guide",),
-    11: ("report_commands",),
+    11: ("exchange_commands", "recommend_commands", "report_commands"),
     12: ("cli",),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
