@@ -1,8 +1,10 @@
 """The command line: every command of `rollbench`."""
 
 import itertools
+import math
 import signal
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -80,6 +82,9 @@ def run(
     share: Annotated[
         bool, typer.Option("--share", help="Inference cases of equal engine settings share launches.")
     ] = False,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="Minutes: begin nothing that would end later; --resume goes on.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show launches and expected time; start nothing.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Refuse when another run holds the machine.")] = False,
     results: Results = None,
@@ -92,6 +97,7 @@ def run(
     rollbench run 'single_turn/*' --launches 5    every case of a scenario that fits this machine
     rollbench run multi_turn --dry-run            what that would take
     """
+    until = math.inf if budget is None else time.monotonic() + 60 * budget
     root = results or results_home()
     names = list(dict.fromkeys(engine or BOTH))
     environments = [envs.find(name) for name in names]
@@ -107,12 +113,15 @@ def run(
         console.print(tables.of_plan(expected, planned, launches))
         return
     with runner.alone(not no_wait, say), progress(console) as tell:
-        running = runner.Run(environments, launches, root, resume, timeout, tell, say, expected, share=share)
+        running = runner.Run(
+            environments, launches, root, resume, timeout, tell, say, expected, share=share, until=until
+        )
         try:
             written, failed = running.cases(chosen)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, runner.BudgetSpent) as why:
+            said, status = ("interrupted", 130) if isinstance(why, KeyboardInterrupt) else ("the budget is spent", 3)
             again = "the same command with --resume goes on (through nox: -- --resume)"
-            stop(f"interrupted: {running.kept} finished launches are kept; {again}", 130)
+            stop(f"{said}: {running.kept} finished launches are kept; {again}", status)
     records = [store.load(path) for path in written]
     if records:
         show_tables(records)

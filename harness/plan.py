@@ -50,6 +50,11 @@ class Plan:
         guessed = (len(keys) - len(known)) * (GUESS[self.device] - START[self.device])
         return max(starts, default=START[self.device]) + own + guessed
 
+    def own(self, key: Key) -> float:
+        """Of one case more in a launch."""
+        known = [took.own for took in self.known.get(key, ())]
+        return statistics.median(known) if known else GUESS[self.device] - START[self.device]
+
     def took(self, key: Key, launch: Launch) -> None:
         """A case has ended: what was measured now counts with what was known."""
         self.known.setdefault(key, []).append(Took.of(launch))

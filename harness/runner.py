@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,10 @@ from harness.scenario import Scenario
 from harness.shift import Shift, Slot, Tell
 
 
+class BudgetSpent(Exception):
+    """What is still to be measured would take longer than the run may."""
+
+
 @dataclass(frozen=True)
 class Run:
     """What `rollbench run` was asked for. `tell` is given what is being waited for; `report` what stays to be read."""
@@ -36,6 +41,7 @@ class Run:
     pendings: list[Pending] = field(default_factory=list)
     ahead: list[list[Key]] = field(default_factory=list)  # what each launch still to come measures
     share: bool = False  # inference cases share launches too
+    until: float = math.inf  # of time.monotonic(): nothing is begun that would end later
 
     def schedule(self, group: Group | None = None) -> list[Slot]:
         """ABBA: every second pair runs its engines the other way round, so that drift hits all alike. Without engines
@@ -128,7 +134,10 @@ class Run:
     def _launch(
         self, group: Group, names: Sequence[str], slot: Slot, of: int, pendings: dict[str, Pending]
     ) -> list[Part]:
-        """Measure these cases of a group in one launch; those that ended, the one that failed among them."""
+        """Measure these cases of a group in one launch; those that ended, the one that failed among them. Raises
+        BudgetSpent before it where not even the first would end in time."""
+        if not self._in_time(self.plan.seconds((names[0], slot.environment.engine))):
+            raise BudgetSpent
         engine, started, ended = slot.environment.engine, time.monotonic(), dict[str, Part]()
         where, keys = f"launch {slot.order} of {of}", [(name, engine) for name in names]
 
@@ -140,8 +149,11 @@ class Run:
             ended[name] = part
             pendings[name].save(engine, part)
 
+        def fits(name: str) -> bool:
+            return self._in_time(self.plan.own((name, engine)))
+
         cases = {name: group.cases[name] for name in names}
-        Shift(slot, cases, len(group.cases) > 1, self.root / ".work", self.timeout, tell, save).run()
+        Shift(slot, cases, len(group.cases) > 1, self.root / ".work", self.timeout, tell, save, fits).run()
         several = len(group.cases) > 1  # an engine that did not start is the error of all, told once
         lines = [_outcome(where, engine, n if several and part.flags else "", part.launch) for n, part in ended.items()]
         for line in dict.fromkeys(lines):
@@ -150,6 +162,9 @@ class Run:
             if part.launch.error is None and part.launch.unsupported is None:
                 self.plan.took((name, engine), part.launch)
         return list(ended.values())
+
+    def _in_time(self, seconds: float) -> bool:
+        return time.monotonic() + seconds <= self.until
 
     def _identity(self, name: str, scenario: Scenario) -> dict[str, Any]:
         return {

@@ -35,7 +35,8 @@ class Slot:
 class Shift:
     """A launch of the engine of `slot`, for cases of equal engine settings in the order given. `shared`: the run has
     several such cases, and the records say so. `work`: the folder of logs and of what is not done yet. `save` is given
-    each case that has ended, and again when more is known of it."""
+    each case that has ended, and again when more is known of it. The launch ends before a case, the first excepted,
+    that `fits` says there is no time for."""
 
     slot: Slot
     cases: Mapping[str, Scenario]
@@ -44,6 +45,7 @@ class Shift:
     timeout: float
     tell: Tell
     save: Callable[[str, Part], None]
+    fits: Callable[[str], bool] = lambda name: True
     measured: list[Measured] = field(default_factory=list)
     failed: list[Measured] = field(default_factory=list)
 
@@ -84,6 +86,8 @@ class Shift:
                 turns[0].scenario.prepare(rig)
             rig.worker  # noqa: B018, starts it
             for turn in turns:
+                if self.measured and not self.fits(turn.name):
+                    break
                 self._measure_one(rig, turn)
             why = ""
         except LaunchFailed as failure:

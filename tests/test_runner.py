@@ -1,6 +1,7 @@
 """Runs on the fake: order, resuming, and what is kept when something dies."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -209,6 +210,25 @@ def test_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytes
     assert failed == 0
     assert sum("is there from the interrupted run" in line for line in said) == 2
     assert len(count) == 5
+
+
+def test_a_budget_ends_a_run_in_time_and_resuming_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    same = {f"{NAME}-{number}": replace(CASE, prompts=number) for number in (2, 3, 4)}
+
+    def plan(until: float, *, resume: bool) -> runner.Run:
+        fake, quiet = envs.find("fake"), lambda text: None
+        return runner.Run([fake], 1, tmp_path, resume, 20, quiet, quiet, share=True, until=until)
+
+    with pytest.raises(runner.BudgetSpent):  # no launch of which nothing is known fits into 5 s
+        (first := plan(time.monotonic() + 5, resume=False)).cases(same)
+    assert first.kept == 0
+    monkeypatch.setattr(runner.Run, "_in_time", lambda self, seconds: self.kept < 2)
+    with pytest.raises(runner.BudgetSpent):
+        (second := plan(0, resume=True)).cases(same)
+    assert second.kept == 2
+    monkeypatch.undo()
+    assert len(plan(math.inf, resume=True).cases(same)[0]) == 3
+    assert {r.launches[0].facts["shared"]["position"] for _, r in scan(tmp_path) if isinstance(r, Record)} == {1, 2}
 
 
 def test_resuming_a_run_of_many_cases_measures_none_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
