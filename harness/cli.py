@@ -16,6 +16,8 @@ from harness import (
     clientcheck,
     commit,
     compare,
+    config_case,
+    config_commands,
     crosscheck,
     doctor,
     envs,
@@ -29,6 +31,7 @@ from harness import (
     runner,
     scenario,
     selfcheck,
+    skyrl,
     store,
     tables,
 )  # fmt: skip
@@ -51,6 +54,7 @@ BOTH = ("sglang", "vllm")
 gate_commands.add(app)
 history_commands.add(app)
 report_commands.add(app)
+config_commands.add(app)
 
 
 @app.command("list")
@@ -73,6 +77,7 @@ def run(
         str | None, typer.Option(help="Run the cases with this model: a name of ours, a folder, or organisation/name.")
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="Replay this trace file (JSON lines) as a case.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Take this SkyRL configuration (YAML) as a case.")] = None,
     share: Annotated[
         bool, typer.Option("--share", help="Inference cases of equal engine settings share launches.")
     ] = False,
@@ -89,9 +94,9 @@ def run(
     rollbench run multi_turn --dry-run            what that would take
     """
     root = results or results_home()
-    names = list(dict.fromkeys(engine or BOTH))
+    names = list(dict.fromkeys(engine or ([skyrl.load(config).backend] if config else BOTH)))
     environments = [envs.find(name) for name in names]
-    chosen = chosen_cases(cases or [], trace, model)
+    chosen = chosen_cases(cases or [], trace, config, model)
     store.writable(root)
     planned = groups.launches(groups.grouped(chosen, share), names)
     if not planned:
@@ -119,10 +124,15 @@ def run(
         stop(f"{failed} planned launch(es) gave no figures, why stands above; logs: {root / '.work' / 'logs'}", 1)
 
 
-def chosen_cases(names: list[str], trace: Path | None, model: str | None) -> dict[str, scenario.Scenario]:
-    """The cases that were asked for: by name, of a trace file, with another model."""
+def chosen_cases(
+    names: list[str], trace: Path | None, config: Path | None, model: str | None
+) -> dict[str, scenario.Scenario]:
+    """The cases that were asked for: by name, of a trace file or a configuration, with another model."""
     gpus = len(machine.gpu_names())
-    chosen = scenario.select(names, gpus) if names or not trace else {}
+    chosen = scenario.select(names, gpus) if names or not (trace or config) else {}
+    if config:
+        name, chosen[name], aside = config_case.of_file(config, gpus, model)
+        say(f"{config}: measured as {name}" + (f"; left aside: {', '.join(aside)}" if aside else ""))
     if trace:
         chosen[f"replay/{trace.stem}"] = replay.of_file(trace, gpus)
     return {name: replace(case, model=model) for name, case in chosen.items()} if model else chosen

@@ -212,7 +212,7 @@ def _needed(config: Config, target: str, renamed: Mapping[str, str]) -> Iterator
     """Lines for what the target needs and the file does not state."""
     if target == "sglang" and config.path(TURNS) not in config.entries:
         yield f"use_conversation_multi_turn: true{ADDED.format(target)}"
-    inner = ATTENTION.get(target, {}) | renamed
+    inner = {**ATTENTION.get(target, {}), **renamed}
     if inner and config.path(KWARGS) not in config.entries:
         lines = ["engine_init_kwargs:", *(f"  {name}: {value}" for name, value in inner.items())]
         yield from (f"{line}{ADDED.format(target)}" for line in lines)

@@ -10,7 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent, DocumentStartEvent
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
 from harness.errors import UserError, nearest
 from harness.skyrl_keys import BOTH, ENGINE, KNOWN, NEW, OLD, SECTIONS, Key
@@ -147,7 +147,7 @@ def _entries(text: str, name: str, node: MappingNode, above: str = "") -> Iterat
 def _end(text: str, key: Node, value: Node) -> int:
     """Behind the last character of a value: a block's own mark stands behind the comments that follow it."""
     last = value
-    while isinstance(last.value, list) and not last.flow_style and last.value:
+    while isinstance(last, CollectionNode) and not last.flow_style and last.value:
         last = last.value[-1][1] if isinstance(last, MappingNode) else last.value[-1]
     begin = last.start_mark.index
     said = text[begin : last.end_mark.index].rstrip()
