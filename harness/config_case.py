@@ -37,8 +37,9 @@ ESTIMATORS = {"grpo": "grpo", "gae": "ppo", "rloo": "rloo", "reinforce++": "rein
 
 
 def of_file(path: Path, gpus: int, model: str | None = None) -> tuple[str, Scenario, list[str]]:
-    """The name of a configuration's case on a machine with so many GPUs, the case, and the keys that it leaves aside: an
-    RL step where the file has a trainer, else conversations where it has turns, else single turns.
+    """The name of a configuration's case on a machine with so many GPUs, the case, and the keys that it leaves aside.
+
+    An RL step where the file has a trainer, else conversations where it has turns, else single turns.
 
     Raises UserError for a file that is none, or that this machine cannot measure.
     """

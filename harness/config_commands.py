@@ -62,7 +62,7 @@ def convert(
     What the other backend does not have stays as a comment, so that the way back gives every byte again.
 
     \b
-    rollbench migrate config.yaml --to sglang           the difference, which `patch` takes
+    rollbench migrate config.yaml --to sglang           the difference
     rollbench migrate config.yaml --to sglang --write   the file
     """
     read = skyrl.load(config)

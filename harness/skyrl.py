@@ -1,6 +1,7 @@
 """Reads a SkyRL configuration: its values by key, and where each key stands in the text, so that lines can be changed
 without touching others (ruamel.yaml's own writer would indent, quote and wrap the rest anew)."""
 
+import difflib
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,11 +10,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, DocumentStartEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, DocumentStartEvent
 from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
 from harness.errors import UserError, nearest
-from harness.skyrl_keys import BOTH, ENGINE, KNOWN, NEW, OLD, SECTIONS, Key
+from harness.skyrl_keys import ENGINE, KNOWN, NEW, OLD, SECTIONS, Key
 
 DEFAULT = "vllm"  # the backend of a file that names none
 WORDS = {
@@ -113,13 +114,16 @@ def parse(text: str, name: str = "configuration") -> Config:
 
 def _refuse(text: str, name: str) -> None:
     """What cannot be changed line by line: several documents, anchors, includes."""
-    documents = 0
+    documents = depth = 0
     for event in YAML(typ="safe", pure=True).parse(text):
         line = event.start_mark.line + 1
         if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
             raise UserError(f"{name}: line {line}: anchors (&, *, <<) are not read: write the values out")
         if (tag := getattr(event, "tag", None)) and not str(tag).startswith("tag:yaml.org,2002:"):
             raise UserError(f"{name}: line {line}: the tag {tag} is not read: an include must be written out")
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > DEEPEST:
+            raise UserError(f"{name}: line {line}: not a SkyRL configuration: more than {DEEPEST} levels")
         documents += isinstance(event, DocumentStartEvent)
         if documents > 1:
             raise UserError(f"{name}: line {line}: a second document; keep each in a file of its own")
@@ -201,21 +205,21 @@ def _above(path: str) -> list[str]:
 
 def _advice(layout: str, path: str) -> str:
     """The key's name in this layout where it is the other's, else the nearest known one of its section."""
-    other = KNOWN[NEW if layout == OLD else OLD].get(path)
-    if other and other.at(layout):
-        return f"beside {ENGINE} it is {other.at(layout)}" if layout == NEW else f"the guide's name is {other.name}"
-    if other:
-        return "it is of SkyRL v0.4.0, and gone today" if layout == NEW else f"it stands under {ENGINE}"
-    section, _, last = path.rpartition(".")
+    last = path.rpartition(".")[2]
+    if layout == NEW and (other := KNOWN[OLD].get(path)):
+        return f"today it is {other.today}" if other.today else "it was of SkyRL v0.4.0, and is gone"
+    if layout == OLD and (other := KNOWN[NEW].get(f"{ENGINE}.{last}")) and path.count(".") == 1:
+        here = f"; here it is {other.name.rpartition('.')[2]}" if other.name else ""
+        return f"today's name, under {ENGINE}{here}"
+    section = path.rpartition(".")[0]
     near = {name for name in (*KNOWN[layout], *SECTIONS[layout]) if name.rpartition(".")[0] == section}
     elsewhere = [name for name in KNOWN[layout] if name.rpartition(".")[2] == last]
     if elsewhere:
         return f"did you mean {elsewhere[0]}?"
-    return nearest(path, near) if near else f"known sections are {_sections(layout)}"
+    if len(near) > 8:
+        return f"the nearest is {difflib.get_close_matches(path, near, n=1, cutoff=0)[0]}"
+    return nearest(path, near)
 
 
 def _sections(layout: str) -> str:
     return ", ".join(sorted({name.partition(".")[0] for name in SECTIONS[layout]}))
-
-
-__all__ = ["BOTH", "Config", "Entry", "load", "parse"]

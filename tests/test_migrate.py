@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from harness.errors import UserError
 from harness.migrate import diff, left_out, migrate
 from harness.skyrl import Config, parse
+from tests.commands import rollbench
 
 GUIDE = Path(__file__).parent / "data" / "guide"  # the YAML blocks of the old guide, as they stand there
 OTHER = {"vllm": "sglang", "sglang": "vllm"}
@@ -126,6 +127,39 @@ def test_what_cannot_go_is_refused(text: str, words: str) -> None:
     with pytest.raises(UserError, match=re.escape(words)) as refused:
         migrate(text, "sglang", "a.yaml")
     assert str(refused.value).startswith("a.yaml: ")
+
+
+@pytest.mark.parametrize("name", ["sglang", "vllm"])
+def test_the_file_is_changed_with_write_alone(name: str, tmp_path: Path) -> None:
+    text = (GUIDE / f"{name}.yaml").read_bytes()
+    file, link = tmp_path / "real.yaml", tmp_path / "link.yaml"
+    file.write_bytes(text)
+    file.chmod(0o600)
+    link.symlink_to(file)
+    shown = rollbench("migrate", str(link), "--to", OTHER[name])
+    assert shown.returncode == 0
+    assert f"\n-  backend: {name}\n" in shown.stdout
+    assert "nothing is written" in shown.stderr
+    assert file.read_bytes() == text
+    assert f"{name} is now {OTHER[name]}" in rollbench("migrate", str(link), "--to", OTHER[name], "--write").stdout
+    assert parse(file.read_text()).backend == OTHER[name]
+    assert f"for {OTHER[name]} already" in rollbench("migrate", str(link), "--to", OTHER[name], "--write").stdout
+    rollbench("migrate", str(link), "--to", name, "--write")
+    assert file.read_bytes() == text
+    assert (file.stat().st_mode & 0o777, link.is_symlink()) == (0o600, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.yaml", "real.yaml"]
+
+
+def test_what_stays_behind_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(TODAY)
+    said = rollbench("migrate", str(file), "--to", "sglang").stderr
+    assert "engine_init_kwargs.seen has no counterpart known here" in said
+    assert "keys get the names of SkyRL v0.4.0" in said
+    file.write_text("generator: {backend: vllm}\n")
+    refused = rollbench("migrate", str(file), "--to", "sglang", "--write")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert file.read_text() == "generator: {backend: vllm}\n"
 
 
 KEYS = {  # lines of a section, `{}` for a further level
