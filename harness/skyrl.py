@@ -17,6 +17,7 @@ from harness.errors import UserError, nearest
 from harness.skyrl_keys import ENGINE, KNOWN, NEW, OLD, SECTIONS, Key
 
 DEFAULT = "vllm"  # the backend of a file that names none
+DEEPEST = 30  # levels of nesting; SkyRL has 6
 WORDS = {
     bool: "true or false",
     int: "a whole number",
