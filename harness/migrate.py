@@ -45,7 +45,11 @@ WAYS = [Way(drop, note) for note in (False, True) for drop in (True, False)]
 
 def migrate(text: str, target: str, name: str = "configuration") -> str:
     """The configuration for the target. Raises UserError where the way back would not give the same bytes."""
-    if parse(text, name).backend == target:
+    config = parse(text, name)
+    path = config.path("generator.backend")
+    if config.values.get(path, DEFAULT) not in BOTH:
+        raise UserError(f"{name}: line {config.entries[path].line}: {path} names no backend: write sglang or vllm")
+    if config.backend == target:
         return text
     made = _there_and_back(text, target, name)
     if made is None or _there_and_back(made, _other(target), name) != text:

@@ -117,6 +117,8 @@ def test_arguments_without_a_counterpart_are_named() -> None:
     ("text", "words"),
     [
         ("generator: {backend: vllm}", "line 1: generator.backend shares its line"),
+        ("generator:\n  max_turns: 1\n  backend:\n", "line 3: generator.backend names no backend"),
+        ("generator:\n  backend: ${x}\n", "line 2: generator.backend names no backend"),
         ("trainer:\n  strategy: fsdp\n", "no generator in it"),
         ("generator:\n  backend: vllm\n  # [rollbench: sglang] backend: sglang\n", "stands there twice"),
         (TODAY.replace("    # about eager", "  # about eager"), "indent comments as the keys below"),
