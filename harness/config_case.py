@@ -71,9 +71,10 @@ def _options(config: Config, gpus: int, length: int) -> Options:
     """Engine options that the file states; `length`: tokens that the longest request may have."""
     base = GPU if gpus else CPU
     stated = {name: (field, make) for name, (field, make) in OPTIONS.items() if config.of(name) is not None}
-    found = {field: make(config.of(name)) for name, (field, make) in stated.items()}
+    found = {field: make(_above_zero(config, name)) for name, (field, make) in stated.items()}
     kwargs, engine = config.kwargs, config.backend
-    length = max(length, base.max_model_len, int(kwargs.pop("max_model_len", 0)), int(kwargs.pop("context_length", 0)))
+    longest = kwargs.pop("max_model_len" if engine == "vllm" else "context_length", 0)
+    length = max(length, base.max_model_len, longest if isinstance(longest, int) else 0)
     backends = {names[engine == "sglang"].lower(): name for name, names in ATTENTION.items()}
     attention = str(kwargs.get("attention_backend", "")).lower()
     if attention in backends:
@@ -84,7 +85,16 @@ def _options(config: Config, gpus: int, length: int) -> Options:
 
 def _workload(config: Config, also: Mapping[str, str]) -> dict[str, Any]:
     names = {**WORKLOAD, **also}
-    return {field: config.of(name) for name, field in names.items() if config.of(name) is not None}
+    return {field: _above_zero(config, name) for name, field in names.items() if config.of(name) is not None}
+
+
+def _above_zero(config: Config, name: str) -> Any:
+    """The value of a key. Raises UserError for a number below what can be measured."""
+    value = config.of(name)
+    switch, may_be_zero = isinstance(value, bool), name.endswith("temperature")
+    if not switch and (value < 0 or (value == 0 and not may_be_zero)):
+        raise UserError(f"{config.name}: line {config.line(name)}: {config.path(name)} is {value}, which is too small")
+    return value
 
 
 def _sized(config: Config, gpus: int, case: Any, each: Callable[[Any], int]) -> Any:

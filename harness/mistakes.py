@@ -26,6 +26,10 @@ BACKEND, EAGER, CORE, HTTP = (
 STRATEGY = "trainer.strategy"
 TENSOR = "generator.inference_engine_tensor_parallel_size"
 PLACE, ALGORITHM = "trainer.placement", "trainer.algorithm"
+COUNTS = [name for name in ALL if name.endswith(("_parallel_size", "inference_engines", "_per_prompt", "_num_nodes"))]
+COUNTS += [
+    name for name in ALL if name.endswith(("gpus_per_node", "max_turns", "max_generate_length", "mini_batch_size"))
+]
 
 
 @dataclass(frozen=True)
@@ -50,19 +54,22 @@ class Asked:
     @property
     def engine_gpus(self) -> int:
         """Of one engine."""
-        return int(self(TENSOR, 1)) * int(self("generator.inference_engine_pipeline_parallel_size", 1))
+        return self.count(TENSOR) * self.count("generator.inference_engine_pipeline_parallel_size")
 
     @property
     def engines_gpus(self) -> int:
         """Of all engines together."""
-        copies = int(self("generator.num_inference_engines", 1))
-        return self.engine_gpus * copies * int(self("generator.inference_engine_data_parallel_size", 1))
+        copies = self.count("generator.num_inference_engines")
+        return self.engine_gpus * copies * self.count("generator.inference_engine_data_parallel_size")
 
     @property
     def trainer_gpus(self) -> int:
         """As stated, else as many as the engines have."""
-        each = self(f"{PLACE}.policy_num_gpus_per_node")
-        return int(each) * int(self(f"{PLACE}.policy_num_nodes", 1)) if each else self.engines_gpus
+        each, nodes = f"{PLACE}.policy_num_gpus_per_node", f"{PLACE}.policy_num_nodes"
+        return self.count(each) * self.count(nodes) if self(each) else self.engines_gpus
+
+    def count(self, name: str) -> int:
+        return max(int(self(name, 1)), 1)
 
     @property
     def shape(self) -> Shape | None:
@@ -107,7 +114,7 @@ def fa3(asked: Asked, bad: Callable[[int], bool]) -> str:
 
 def weights(asked: Asked) -> str:
     """Weights alone beyond what the engine may take."""
-    if not asked.shape or not asked.card:
+    if not asked.shape or not asked.card or asked(FRACTION, 0.8) <= 0:
         return ""
     need, may = memory.weights(asked.shape, asked.engine_gpus), asked(FRACTION, 0.8) * asked.total
     told = f"{need / GIB:.1f} GiB of weights on each of {asked.engine_gpus} GPU(s)"
@@ -133,6 +140,11 @@ def trainer(asked: Asked) -> str:
     need = sum(memory.training(count, asked.trainer_gpus, sent=0).values())
     told = f"{need / GIB:.1f} GiB on each of {asked.trainer_gpus} GPU(s) for masters, moments and gradients"
     return f"{told} (16 bytes a parameter), which has {asked.card.gib:.4g}" if need > asked.total else ""
+
+
+def too_few(name: str) -> Mistake:
+    """A count below 1."""
+    return Mistake("error", name, lambda a: a(name, 1) < 1, "must be at least 1", f"{name.rpartition('.')[2]}: 1")
 
 
 def beside(asked: Asked) -> str:
@@ -195,6 +207,7 @@ MISTAKES = (
     Mistake("warning", EAGER, lambda a: not a.sglang and a(EAGER, False) and a(LORA, 0) > 0,
             "with LoRA 2-3x slower generation (SkyRL's words; v0.4.0 turns it off)", "enforce_eager: false"),
     # memory and GPUs
+    *map(too_few, COUNTS),
     Mistake("error", FRACTION, lambda a: not 0 < a(FRACTION, 0.8) <= 1,
             "a share of the GPU is above 0 and at most 1", "gpu_memory_utilization: 0.8"),
     Mistake("warning", FRACTION, lambda a: 0.9 < a(FRACTION, 0.8) <= 1,

@@ -102,6 +102,12 @@ def test_a_trainer_makes_it_an_rl_step(file: Path) -> None:
             "Qwen/Qwen2.5-7B-Instruct needs a GPU, this machine has none: add --model tiny-rl",
         ),
         (LEARNS, 1, "line 16: 2 GPUs an engine, this machine has 1"),
+        (
+            SERVED.replace("256", "0"),
+            1,
+            "line 13: generator.sampling_params.max_generate_length is 0, which is too small",
+        ),
+        (LEARNS.replace("batch_size: 24", "batch_size: -1"), 2, "trainer.train_batch_size is -1, which is too small"),
         (LEARNS.replace("gae", "maxrl"), 2, "line 5: trainer.algorithm.advantage_estimator is 'maxrl', which is not"),
         (
             LEARNS.replace("all: true", "all: false").replace("size: 2", "size: 1"),

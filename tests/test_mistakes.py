@@ -61,6 +61,7 @@ EXAMPLES = [  # words of the mistake, the GPU, the mistake, and what mends it
     ("no effect in SkyRL of today", None, "generator:\n  inference_engine:\n    vllm_v1_disable_multiproc: true\n",
      "generator:\n  inference_engine:\n    enforce_eager: false\n"),
     ("2-3x slower", None, yaml("vllm", RANK + "8", "enforce_eager: true"), yaml("vllm", RANK + "8")),
+    ("at least 1", None, yaml("vllm", TENSOR + "0"), yaml("vllm", TENSOR + "1")),
     ("above 0 and at most 1", None, yaml("vllm", "gpu_memory_utilization: 80"),
      yaml("vllm", "gpu_memory_utilization: 0.8")),
     ("little is left", None, yaml("vllm", "gpu_memory_utilization: 0.95"), yaml("vllm", "gpu_memory_utilization: 0.9")),
