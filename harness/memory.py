@@ -47,19 +47,22 @@ def weights(shape: Shape, gpus: int = 1, dtype: str = "bfloat16") -> float:
     return parameters(tensors(shape)) * DTYPE[dtype] / gpus
 
 
-def kv_token(shape: Shape, gpus: int = 1, dtype: str = "bfloat16") -> float:
-    """A token's keys and values in every layer; a head that fewer heads than GPUs share stands on several.
+def kv_token(shape: Shape, tensor: int = 1, pipeline: int = 1, dtype: str = "bfloat16") -> float:
+    """A token's keys and values in a GPU's layers, heads shared by tensor parallel: fewer heads than GPUs stand twice.
 
     Kwon et al. 2023, PagedAttention, arXiv:2309.06180, section 3 (2 · hidden · layers · 2 bytes), with grouped heads.
     """
-    heads = max(shape.kv_heads / gpus, 1.0)
-    return 2 * shape.layers * heads * (shape.head_dim or shape.hidden // shape.heads) * DTYPE[dtype]
+    heads, head = max(shape.kv_heads / tensor, 1.0), shape.head_dim or shape.hidden // shape.heads
+    return 2 * shape.layers / pipeline * heads * head * DTYPE[dtype]
 
 
-def kv_tokens(shape: Shape, total: float, fraction: float, gpus: int = 1, dtype: str = "bfloat16") -> float:
-    """Tokens that the cache holds at most, in what `fraction` of a GPU's `total` bytes leaves beside the weights;
-    below 0 where the weights alone do not fit."""
-    return (fraction * total - weights(shape, gpus, dtype)) / kv_token(shape, gpus, dtype)
+def kv_tokens(
+    shape: Shape, total: float, fraction: float, tensor: int = 1, pipeline: int = 1, dtype: str = "bfloat16"
+) -> float:
+    """Tokens that the cache holds at most, in what `fraction` of a GPU's `total` bytes leaves beside the weights (in
+    bfloat16; `dtype` is the cache's); below 0 where the weights alone do not fit."""
+    room = fraction * total - weights(shape, tensor * pipeline)
+    return room / kv_token(shape, tensor, pipeline, dtype)
 
 
 def training(

@@ -24,12 +24,15 @@ BACKEND, EAGER, CORE, HTTP = (
     f"generator.{name}" for name in ("backend", "enforce_eager", "vllm_v1_disable_multiproc", "enable_http_endpoint")
 )
 STRATEGY = "trainer.strategy"
-TENSOR = "generator.inference_engine_tensor_parallel_size"
+TENSOR, PIPELINE, EXPERT = (
+    f"generator.inference_engine_{name}_parallel_size" for name in ("tensor", "pipeline", "expert")
+)
 PLACE, ALGORITHM = "trainer.placement", "trainer.algorithm"
-COUNTS = [name for name in ALL if name.endswith(("_parallel_size", "inference_engines", "_per_prompt", "_num_nodes"))]
-COUNTS += [
-    name for name in ALL if name.endswith(("gpus_per_node", "max_turns", "max_generate_length", "mini_batch_size"))
-]
+COUNTS = [
+    name for name in ALL
+    if name.endswith(("_parallel_size", "inference_engines", "_per_prompt", "_num_nodes", "gpus_per_node", "max_turns",
+                      "max_generate_length", "mini_batch_size"))
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Asked:
     @property
     def engine_gpus(self) -> int:
         """Of one engine."""
-        return self.count(TENSOR) * self.count("generator.inference_engine_pipeline_parallel_size")
+        return self.count(TENSOR) * self.count(PIPELINE)
 
     @property
     def engines_gpus(self) -> int:
@@ -74,6 +77,12 @@ class Asked:
     @property
     def shape(self) -> Shape | None:
         return memory.shape(str(model)) if (model := self(MODEL) or self("generator.model_name")) else None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the formulas hold for the engine: whole weights of 2 bytes on its GPUs, a fraction in range."""
+        apart = {"quantization", "cpu_offload_gb"} & self.config.kwargs.keys() or self.count(EXPERT) > 1
+        return bool(self.card) and 0 < self(FRACTION, 0.8) <= 1 and not apart
 
     @property
     def total(self) -> float:
@@ -114,7 +123,7 @@ def fa3(asked: Asked, bad: Callable[[int], bool]) -> str:
 
 def weights(asked: Asked) -> str:
     """Weights alone beyond what the engine may take."""
-    if not asked.shape or not asked.card or asked(FRACTION, 0.8) <= 0:
+    if not asked.plain or not asked.shape or not asked.card:
         return ""
     need, may = memory.weights(asked.shape, asked.engine_gpus), asked(FRACTION, 0.8) * asked.total
     told = f"{need / GIB:.1f} GiB of weights on each of {asked.engine_gpus} GPU(s)"
@@ -123,11 +132,13 @@ def weights(asked: Asked) -> str:
 
 def cache(asked: Asked) -> str:
     """A cache that does not hold one request."""
-    if not asked.shape or not asked.card or weights(asked):
+    if not asked.plain or not asked.shape or weights(asked):
         return ""
     output = asked("generator.sampling_params.max_generate_length", 1024)
     length = int(asked("trainer.max_prompt_length", 512)) + int(output)
-    room = memory.kv_tokens(asked.shape, asked.total, asked(FRACTION, 0.8), asked.engine_gpus)
+    dtype = "fp8" if "fp8" in str(asked.config.kwargs.get("kv_cache_dtype")) else "bfloat16"
+    shares = asked.count(TENSOR), asked.count(PIPELINE)
+    room = memory.kv_tokens(asked.shape, asked.total, asked(FRACTION, 0.8), *shares, dtype)
     return f"room for {max(room, 0):,.0f} tokens, one request may have {length:,}" if room < length else ""
 
 

@@ -95,6 +95,12 @@ def test_blocks_of_the_guide_can_run(text: str, card: Card | None) -> None:
     assert not [one for one in check(parse(text), card) if one.level == "error"]
 
 
+@pytest.mark.parametrize("line", ['engine_init_kwargs.quantization: "fp8"', "inference_engine_expert_parallel_size: 8"])
+def test_weights_that_the_formula_does_not_know_are_not_judged(line: str) -> None:
+    text = yaml("vllm", f'{PATH}"{HUGE}"', RANK + "8", line)
+    assert not list(check(parse(text), H100))
+
+
 def test_what_the_guide_mends_is_a_warning_of_ours() -> None:
     (one,) = check(parse((GUIDE / "vllm.yaml").read_text()), H100)
     assert (one.level, one.line, one.fix) == ("warning", 9, "vllm_v1_disable_multiproc: true")
@@ -120,7 +126,8 @@ def test_weights_are_those_of_the_checkpoint() -> None:
     assert counted["Llama-3-8B"] == 8_030_261_248
     assert memory.weights(SHAPES["Llama-3-8B"], gpus=2) == counted["Llama-3-8B"]
     assert memory.kv_token(SHAPES["Qwen2.5-7B"]) == 57344
-    assert memory.kv_token(SHAPES["Qwen2.5-7B"], gpus=8) == 57344 / 4  # four heads: two GPUs hold each
+    assert memory.kv_token(SHAPES["Qwen2.5-7B"], tensor=8) == 57344 / 4  # four heads: two GPUs hold each
+    assert memory.kv_token(SHAPES["Qwen2.5-7B"], tensor=2, pipeline=4) == 57344 / 8
 
 
 def test_a_trainer_takes_what_its_docs_say() -> None:
