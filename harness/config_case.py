@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import CPU, GPU, multi_turn, rl_step, single_turn
+from benchmarks import multi_turn, rl_step, single_turn
 from harness import memory, skyrl
 from harness.errors import UserError, nearest
 from harness.scenario import Options, Scenario
@@ -39,9 +39,8 @@ ESTIMATORS = {"grpo": "grpo", "gae": "ppo", "rloo": "rloo", "reinforce++": "rein
 def of_file(path: Path, gpus: int, model: str | None = None) -> tuple[str, Scenario, list[str]]:
     """The name of a configuration's case on a machine with so many GPUs, the case, and the keys that it leaves aside.
 
-    An RL step where the file has a trainer, else conversations where it has turns, else single turns.
-
-    Raises UserError for a file that is none, or that this machine cannot measure.
+    An RL step where the file has a trainer, else conversations where it has turns, else single turns. Raises UserError
+    for a file that is none, or that this machine cannot measure.
     """
     config = skyrl.load(path)
     taken = {*OPTIONS, *WORKLOAD, "generator.backend", MODEL}
@@ -67,9 +66,8 @@ def _model(config: Config, gpus: int, otherwise: str) -> str:
     return memory.ours(str(named)) or str(named)
 
 
-def _options(config: Config, gpus: int, length: int) -> Options:
-    """Engine options that the file states; `length`: tokens that the longest request may have."""
-    base = GPU if gpus else CPU
+def _options(config: Config, base: Options, length: int) -> Options:
+    """With the engine options that the file states; `length`: tokens that the longest request may have."""
     stated = {name: (field, make) for name, (field, make) in OPTIONS.items() if config.of(name) is not None}
     found = {field: make(_above_zero(config, name)) for name, (field, make) in stated.items()}
     kwargs, engine = config.kwargs, config.backend
@@ -99,7 +97,7 @@ def _above_zero(config: Config, name: str) -> Any:
 
 def _sized(config: Config, gpus: int, case: Any, each: Callable[[Any], int]) -> Any:
     """The case with its engine options, on as many GPUs as an engine takes."""
-    options = _options(config, gpus, each(case))
+    options = _options(config, case.options, each(case))
     if options.tensor_parallel > max(gpus, 1):
         where = f"{config.name}: line {config.line(TENSOR)}"
         raise UserError(f"{where}: {options.tensor_parallel} GPUs an engine, this machine has {gpus}")

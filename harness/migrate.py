@@ -205,9 +205,7 @@ def _arguments(config: Config, target: str) -> Iterator[tuple[str, str]]:
     """The engine's own arguments that the target has too, by its names, as they are written."""
     to = BOTH[::-1].index(target)
     for names in RENAMED:
-        entry = config.entries.get(config.path(f"{KWARGS}.{names[1 - to]}")) or config.entries.get(
-            f"{config.path(KWARGS)}.{names[1 - to]}"
-        )
+        entry = config.entries.get(f"{config.path(KWARGS)}.{names[1 - to]}")
         if entry and "\n" not in (value := config.text[entry.value : entry.end]):
             yield names[to], value
 

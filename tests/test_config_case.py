@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import CPU, GPU
 from benchmarks.multi_turn import MultiTurn
-from benchmarks.rl_step import APART, RLStep
+from benchmarks.rl_step import APART, B05, RLStep
 from benchmarks.single_turn import TINY, SingleTurn
 from harness import store
 from harness.config_case import of_file
@@ -86,6 +86,7 @@ def test_a_trainer_makes_it_an_rl_step(file: Path) -> None:
     assert {"rate": 2e-6, "lora": 16}.items() <= case.lesson.settings.items()
     assert (case.prompts, case.input_tokens, case.model) == (24, 300, "Qwen2.5-7B")
     assert (case.gpus, case.ranks, case.options.tensor_parallel, case.colocated, case.sleeps) == (2, 2, 2, True, True)
+    assert case.options.memory_fraction == B05.options.memory_fraction
     assert aside == []
     file.write_text(LEARNS.replace("all: true", "all: false").replace("tensor_parallel_size: 2", "num_engines: 1"))
     apart = of_file(file, gpus=2)[1]
