@@ -18,7 +18,8 @@ class Card:
     gib: float
 
 
-# Capability: https://developer.nvidia.com/cuda-gpus. Memory: NVIDIA's datasheets.
+# Capability: https://developer.nvidia.com/cuda-gpus. Memory as cards are sold, the larger of two unless named;
+# the driver shows a little less, so that what is refused does not fit.
 CARDS = (
     Card("V100", 70, 32), Card("T4", 75, 16),
     Card("A100", 80, 80), Card("A100-40GB", 80, 40), Card("A10", 86, 24), Card("A40", 86, 48), Card("A6000", 86, 48),
