@@ -1,35 +1,31 @@
 """The command line: every command of `rollbench`."""
 
 import itertools
-import math
 import signal
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks import replay
 from harness import (
     clientcheck,
     commit,
     compare,
+    config_commands,
     crosscheck,
     doctor,
     envs,
     exchange_commands,
     gate_commands,
-    groups,
     history_commands,
     machine,
     models,
-    plan,
     recommend_commands,
     report_commands,
+    run_commands,
     runner,
     scenario,
     selfcheck,
@@ -41,8 +37,7 @@ from harness.errors import LaunchFailed, UserError
 from harness.inference import Inference
 from harness.paths import results_home
 from harness.progress import progress
-from harness.record import Record
-from harness.screen import console, print_table, say, stderr, stop
+from harness.screen import console, print_table, say, stderr
 
 app = typer.Typer(
     add_completion=False,
@@ -51,102 +46,13 @@ app = typer.Typer(
     help="Benchmark RL rollout backends: the same scenarios on SGLang and on vLLM, each in its own environment.",
 )
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")]
-BOTH = ("sglang", "vllm")
+run_commands.add(app)
 exchange_commands.add(app)
 gate_commands.add(app)
 history_commands.add(app)
 recommend_commands.add(app)
 report_commands.add(app)
-
-
-@app.command("list")
-def list_cases() -> None:
-    """Show every case: what it measures, with which model, and whether this machine can run it."""
-    console.print(tables.of_cases(len(machine.gpu_names())))
-
-
-@app.command()
-def run(
-    cases: Annotated[
-        list[str] | None,
-        typer.Argument(help="Cases (`rollbench list`), scenarios or patterns (`single_turn/*`); none: the main job."),
-    ] = None,
-    engine: Annotated[list[str] | None, typer.Option("--engine", "-e", help="vllm, sglang or fake; repeat it.")] = None,
-    launches: Annotated[int, typer.Option(min=1, help="Fresh launches of each engine, in ABBA order.")] = 3,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of the same plan.")] = False,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that any one call to an engine may take.")] = 900,
-    model: Annotated[
-        str | None, typer.Option(help="Run the cases with this model: a name of ours, a folder, or organisation/name.")
-    ] = None,
-    trace: Annotated[Path | None, typer.Option(help="Replay this trace file (JSON lines) as a case.")] = None,
-    share: Annotated[
-        bool, typer.Option("--share", help="Inference cases of equal engine settings share launches.")
-    ] = False,
-    budget: Annotated[
-        float | None, typer.Option(min=0, help="Minutes: begin nothing that would end later; --resume goes on.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show launches and expected time; start nothing.")] = False,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Refuse when another run holds the machine.")] = False,
-    results: Results = None,
-) -> None:
-    """Measure cases on the engines, interleaved, and write a record for each case and engine.
-
-    \b
-    rollbench run                                 the main job of this machine, both engines
-    rollbench run single_turn/tiny-16 -e vllm     one case on one engine
-    rollbench run 'single_turn/*' --launches 5    every case of a scenario that fits this machine
-    rollbench run multi_turn --dry-run            what that would take
-    """
-    until = math.inf if budget is None else time.monotonic() + 60 * budget
-    root = results or results_home()
-    names = list(dict.fromkeys(engine or BOTH))
-    environments = [envs.find(name) for name in names]
-    chosen = chosen_cases(cases or [], trace, model)
-    store.writable(root)
-    planned = groups.launches(groups.grouped(chosen, share), names)
-    if not planned:
-        raise UserError(
-            f"{', '.join(chosen)}: not run on {' or '.join(names)}, since another engine's own; see --engine"
-        )
-    expected = plan.Plan.read(root, environments[0].device, itertools.chain(*planned))
-    if dry_run:
-        console.print(tables.of_plan(expected, planned, launches))
-        return
-    with runner.alone(not no_wait, say), progress(console) as tell:
-        running = runner.Run(
-            environments, launches, root, resume, timeout, tell, say, expected, share=share, until=until
-        )
-        try:
-            written, failed = running.cases(chosen)
-        except (KeyboardInterrupt, runner.BudgetSpent) as why:
-            said, status = ("interrupted", 130) if isinstance(why, KeyboardInterrupt) else ("the budget is spent", 3)
-            again = "the same command with --resume goes on (through nox: -- --resume)"
-            stop(f"{said}: {running.kept} finished launches are kept; {again}", status)
-    records = [store.load(path) for path in written]
-    if records:
-        show_tables(records)
-        say("records:")
-        for path in written:
-            say(f"  {path}")
-    if failed:
-        stop(f"{failed} planned launch(es) gave no figures, why stands above; logs: {root / '.work' / 'logs'}", 1)
-
-
-def chosen_cases(names: list[str], trace: Path | None, model: str | None) -> dict[str, scenario.Scenario]:
-    """The cases that were asked for: by name, of a trace file, with another model."""
-    gpus = len(machine.gpu_names())
-    chosen = scenario.select(names, gpus) if names or not trace else {}
-    if trace:
-        chosen[f"replay/{trace.stem}"] = replay.of_file(trace, gpus)
-    return {name: replace(case, model=model) for name, case in chosen.items()} if model else chosen
-
-
-def show_tables(records: list[Record], markdown: bool = False) -> None:
-    made, why = compare.side_by_side(records)
-    for table in made:
-        print_table(table, markdown)
-    for line in why:
-        say(line)
+config_commands.add(app)
 
 
 @app.command("compare")
@@ -164,7 +70,7 @@ def compare_records(
         found, skipped = compare.latest(root, here, cases)
         for reason in skipped:
             stderr.print(f"skipped {reason}", markup=False, highlight=False)
-        show_tables(found, markdown)
+        run_commands.show_tables(found, markdown)
         if not exchange_commands.show_foreign(root, here, cases, found, markdown) and not found:
             raise UserError("no records of this machine: `rollbench run` makes them")
         return
@@ -220,7 +126,7 @@ def check_against_tools(
 ) -> None:
     """Measure one case with rollbench and with the engine's own benchmark tool in turn; ends 1 when they differ."""
     with runner.alone(True, say), progress(console) as tell:
-        show_checks(crosscheck.report(engine or BOTH, len(machine.gpu_names()), launches, tell))
+        show_checks(crosscheck.report(engine or run_commands.BOTH, len(machine.gpu_names()), launches, tell))
 
 
 def show_checks(lines: Iterable[tuple[bool, str]]) -> None:

@@ -7,9 +7,8 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
-from rich.console import Console
 
-from harness import cli
+from harness import cli, screen
 from harness.paths import PROJECT
 
 Done = subprocess.CompletedProcess[str]
@@ -30,7 +29,7 @@ def rollbench(*arguments: str, **environment: str) -> Done:
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.chdir(PROJECT)
-        patch.setattr(cli, "console", Console(width=int(environment.get("COLUMNS", 120))))
+        patch.setattr(screen.console, "width", int(environment.get("COLUMNS", 120)))
         with pytest.raises(SystemExit) as ended, cli.one_line_errors():
             cli.app(list(arguments), prog_name="rollbench")
     return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out.getvalue(), err.getvalue())

@@ -185,6 +185,8 @@ def test_show_and_list_and_doctor(results: Path) -> None:
         "gate",
         "calibrate",
         "history",
+        "check",
+        "migrate",
     ],
 )
 def test_every_command_explains_itself(command: str) -> None:
