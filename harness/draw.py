@@ -153,6 +153,7 @@ def _bars(ax: "Axes", plot: Plot) -> None:
             at = place if stacked else place + (number - (len(plot.series) - 1) / 2) * thick
             first = point is series.points[0]
             ax.barh(at, point.y, thick, left=ends[place] if stacked else 0, color=OTHERS[(number + 1) % len(OTHERS)],
+                    alpha=1 if number < len(OTHERS) else 0.45,
                     label=short(series.name) if first else None)  # fmt: skip
             ends[place] += point.y
     ax.set_yticks(range(len(plot.ticks)), [short(tick) for tick in plot.ticks])

@@ -26,8 +26,8 @@ here, with what was found of it and where. What no record supports says so, and 
 
 **holds**: every finding is for it. **does not hold**: at least one finding is against it. **inconclusive**: figures are
 there, and do not decide. **not measured**: nothing says anything of it. An engine *does it* where launches of a case
-ended well and their certificates hold; *better*, and *apart*, is what `rollbench gate` would say. A speed on a machine without a GPU shows that
-all works, not how fast an engine is: such findings count only where there are no others, and say so.
+ended well and their certificates hold; it is *better* where `rollbench gate` would say so. A speed on a machine without
+a GPU shows that all works, not how fast an engine is: such findings count only where there are no others, and say so.
 """
 INTRO = {
     "Migration": """Both engines take the same neutral options (`rollbench options`); for a flag of one stands its like
