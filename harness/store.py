@@ -30,10 +30,10 @@ def writable(root: Path) -> Path:
 def write(path: Path, text: str) -> None:
     """Write a file atomically: under another name first, flushed to the disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
         scratch = Path(file.name)
         try:
-            file.write(text)
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
             scratch.chmod(0o644)
