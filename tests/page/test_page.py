@@ -312,16 +312,17 @@ def test_a_history_leads_to_old_records(tab: Any) -> None:
 
 
 def test_dark_and_light(tab: Any, browser: Any) -> None:
-    ground = "getComputedStyle(document.body).backgroundColor"
-    assert tab.evaluate(ground) == "rgb(255, 255, 255)"
+    ground = expect(tab.locator("body"))
+    white, black = "rgb(255, 255, 255)", "rgb(20, 23, 27)"
+    ground.to_have_css("background-color", white)
     tab.emulate_media(color_scheme="dark")
-    assert tab.evaluate(ground) == "rgb(20, 23, 27)"
+    ground.to_have_css("background-color", black)
     button = tab.get_by_role("button", name="Theme")
     button.click()
     expect(button).to_have_text("Theme: light")
-    assert tab.evaluate(ground) == "rgb(255, 255, 255)"
+    ground.to_have_css("background-color", white)
     button.click()
-    assert tab.evaluate(ground) == "rgb(20, 23, 27)"
+    ground.to_have_css("background-color", black)
     tab.reload()
     expect(button).to_have_text("Theme: dark")
 
