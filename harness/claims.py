@@ -49,7 +49,7 @@ class Judged:
 def judge(claim: Claim, everything: Sequence[Standing]) -> Judged:
     """One that finds against it is enough against a claim; what is open keeps it open."""
     chosen = [s for s in everything if any(fnmatchcase(s.key.case, pattern) for pattern in claim.cases)]
-    found = claim.test(chosen, claim.metric, everything)
+    found = claim.test.find(chosen, claim.metric, everything)
     decided = [finding for finding in found if finding.says != Says.NONE]
     on_gpu = [finding for finding in decided if finding.gpu or finding.general]
     counted = on_gpu or decided if claim.speed else decided
@@ -64,9 +64,11 @@ LONG = ("long_context/*",)
 EVERY = ("single_turn/*", "multi_turn/*", "long_context/*")
 PARTS = ("sleep_wake/*-kv", "sleep_wake/*-weights")
 DISCARD = ("sleep_wake/*-discard", "sleep_wake/*-discard-staged")
+NCCL = ("weight_sync/*-nccl",)
 LEVELS = (*PARTS, "sleep_wake/*-backup", *DISCARD)
 CONSUMER = ("RTX 3090", "RTX 4090")
 BUILT = untested("how it is built, which no figure decides")
+OWN = untested("their worth depends on what one needs of them")
 FAMILIAR = untested("what someone knows already, which no figure decides")
 
 _QUICK, _MATRIX, _SGLANG, _VLLM = "Quick decision", "Comparison matrix", "SGLang", "vLLM"
@@ -123,6 +125,10 @@ def _default_on_gpu(record: Record) -> bool:
     return bool(record.machine.gpus) and record.options.get("attention", "auto") == "auto"
 
 
+def _attention_chosen(record: Record) -> bool:
+    return bool(record.options.get("attention", "auto") != "auto")
+
+
 CLAIMS: tuple[Claim, ...] = (
     speed(_QUICK, "multi-turn or agent training: SGLang", faster("sglang"), MULTI, "conversation_time"),
     speed(_QUICK, "SGLang has the better prefix caching", faster("sglang"), MULTI, "cache_share"),
@@ -155,12 +161,15 @@ CLAIMS: tuple[Claim, ...] = (
     attends(_SGLANG, "FlashInfer works on most GPUs", "sglang", "flashinfer"),
     refuses(_SGLANG, "SGLang needs use_conversation_multi_turn=true", *BATCH),
     Claim(_SGLANG, "num_inference_engines: 4", untested("every case has one inference engine")),
+    Claim(_SGLANG, "weight_sync_backend: nccl", runs("sglang"), NCCL),
+    Claim(_SGLANG, "the attention backend can be chosen", runs("sglang", _attention_chosen), EVERY, needs="a GPU"),
 
     Claim(_VLLM, "already using vLLM: familiar API and configuration", FAMILIAR),
     Claim(_VLLM, "fine-grained sleep: what is released can be chosen", runs("vllm"), (*PARTS, *DISCARD)),
+    Claim(_VLLM, "weight_sync_backend: nccl", runs("vllm"), NCCL),
     Claim(_VLLM, "multi-turn is optional", runs("vllm"), BATCH),
     Claim(_VLLM, "its v1 engine has a multiprocessing toggle", runs("vllm"), ("single_turn/*-no-multiprocessing",)),
-    Claim(_VLLM, "vLLM's own extensions", untested("their worth depends on what one needs of them")),
+    Claim(_VLLM, "vLLM's own extensions", OWN),
 
     speed(_SPEED, "single-turn prompts: similar", similar(), BATCH),
     speed(_SPEED, "multi-turn with a shared prefix: SGLang faster", faster("sglang"), MULTI),
@@ -182,24 +191,37 @@ CLAIMS: tuple[Claim, ...] = (
     *(_gpu("vllm", gpu, name, backend, True)
       for gpu in ("RTX 3090", "RTX 4090", "A100", "H100")
       for name, backend in (("FlashAttention", "fa3"), ("FlashInfer", "flashinfer"))),
+    attends(_GPU, "consumer GPUs: SGLang with attention_backend=flashinfer", "sglang", "flashinfer", CONSUMER),
+    *(Claim(_GPU, f"vLLM's FlashAttention is {name}", untested("records name the backend, not its version"))
+      for name in ("v2 on RTX 3090 and 4090", "v2 or v3 on A100 and H100")),
 
     refuses(_MIGRATE, "to SGLang: add use_conversation_multi_turn", *BATCH),
     Claim(_MIGRATE, "to SGLang: add attention_backend flashinfer, for GPU compatibility",
           runs("sglang", _default_on_gpu, Says.FAILS), BATCH),
     refuses(_MIGRATE, "to SGLang: remove enforce_eager, which is vLLM's own", "single_turn/*-eager"),
+    refuses(_MIGRATE, "to SGLang: remove vllm_v1_disable_multiproc, which is vLLM's own",
+            "single_turn/*-no-multiprocessing"),
+    Claim(_MIGRATE, "to vLLM: use_conversation_multi_turn can be removed", runs("vllm"), BATCH),
+    Claim(_MIGRATE, "to vLLM: remove engine_init_kwargs, which have another format",
+          untested("the table above has the flags of both")),
     Claim(_MIGRATE, "to change the engine one must install anew", apart("engines", "cuda")),
 
     *both(_SCENARIOS, "GSM8K: either works well", "single_turn/*-gsm8k"),
     speed(_SCENARIOS, "GSM8K: SGLang slightly preferred", faster("sglang"), ("single_turn/*-gsm8k",)),
     speed(_SCENARIOS, "multi-turn agents: SGLang", faster("sglang"), ("multi_turn/*-agent",), "conversation_time"),
+    _cached(_SCENARIOS, "sglang", "multi-turn agents: RadixAttention caches system prompts efficiently"),
     *both(_SCENARIOS, "code generation: either works", "single_turn/*-code"),
+    Claim(_SCENARIOS, "code generation: it depends on the GPU there is", untested("see the rows of each GPU")),
     speed(_SCENARIOS, "memory-constrained, one GPU: SGLang (what stays in use asleep)", faster("sglang"), DISCARD,
           "memory_asleep"),
     speed(_SCENARIOS, "memory-constrained, one GPU: SGLang (throughput with half the memory)", faster("sglang"),
           ("single_turn/*-memory",)),
+    Claim(_SCENARIOS, "memory-constrained, one GPU: SGLang shares it with the trainer (colocate_all)", runs("sglang"),
+          ("rl_step/*-grpo",)),
 
     refuses(_TROUBLE, "SGLang: use_conversation_multi_turn=False is not supported", *BATCH),
     attends(_TROUBLE, "SGLang: FA3 needs SM 8.0", "sglang", "fa3", ("T4", "V100"), works=False),
+    attends(_TROUBLE, "SGLang: FlashInfer works where FA3 does not", "sglang", "flashinfer", ("T4", "V100", *CONSUMER)),
     Claim(_TROUBLE, "vLLM hangs at start; without multiprocessing it does not", untested("no launch hung")),
     speed(_TROUBLE, "vLLM out of memory: gpu_memory_utilization 0.6 takes less", better_than("vllm", "memory-0.6"),
           ("single_turn/*-memory-0.6",), "peak_memory"),
@@ -226,11 +248,15 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(_INSTALL, "SGLang needs PyTorch 2.9.1", version("sglang", "torch", "2.9.1")),
     Claim(_INSTALL, "vLLM needs PyTorch 2.8.0", version("vllm", "torch", "2.8.0")),
     *both(_INSTALL, "it works in an environment of its own", *BATCH),
+    Claim(_INSTALL, "one environment can be switched by installing the other engine",
+          untested("each engine's environment is built once, from its lock")),
 
     speed(_SUMMARY, "SGLang for multi-turn agents", faster("sglang"), MULTI, "conversation_time"),
     attends(_SUMMARY, "SGLang for consumer GPUs", "sglang", "flashinfer", CONSUMER),
     Claim(_SUMMARY, "SGLang for native weight sync", runs("sglang"), ("weight_sync/*-own-sglang-*",)),
     Claim(_SUMMARY, "vLLM for fine-grained sleep", runs("vllm"), (*PARTS, *DISCARD)),
-    Claim(_SUMMARY, "vLLM for those who know it", FAMILIAR),
+    Claim(_SUMMARY, "SGLang for those who start fresh", FAMILIAR),
+    Claim(_SUMMARY, "vLLM for those who know it, or have it set up", FAMILIAR),
+    Claim(_SUMMARY, "vLLM for features of its own", OWN),
     speed(_SUMMARY, "when in doubt, SGLang", faster("sglang"), (*BATCH, *MULTI, *LONG)),
 )  # fmt: skip

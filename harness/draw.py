@@ -144,17 +144,18 @@ def _line(ax: "Axes", series: Series, **style: Any) -> None:
 
 def _bars(ax: "Axes", plot: Plot) -> None:
     """Horizontal, the first place on top."""
-    ends = [0.0] * len(plot.ticks)
-    thick = 0.7 if plot.kind == "stack" else 0.8 / len(plot.series)
+    ends, stacked = [0.0] * len(plot.ticks), plot.kind == "stack"
+    thick = 0.7 if stacked else 0.8 / len(plot.series)
     for number, series in enumerate(plot.series):
-        for point in series.points:
-            place = int(point.x)
-            stacked = plot.kind == "stack"
-            at = place if stacked else place + (number - (len(plot.series) - 1) / 2) * thick
-            first = point is series.points[0]
-            ax.barh(at, point.y, thick, left=ends[place] if stacked else 0, color=OTHERS[(number + 1) % len(OTHERS)],
-                    label=short(series.name) if first else None)  # fmt: skip
-            ends[place] += point.y
+        aside = 0 if stacked else (number - (len(plot.series) - 1) / 2) * thick
+        places, values = [int(point.x) for point in series.points], [point.y for point in series.points]
+        ax.barh(
+            [place + aside for place in places], values, thick, left=[ends[place] * stacked for place in places],
+            color=OTHERS[(number + 1) % len(OTHERS)], alpha=1 if number < len(OTHERS) else 0.45,
+            label=short(series.name),
+        )  # fmt: skip
+        for place, value in zip(places, values, strict=True):
+            ends[place] += value
     ax.set_yticks(range(len(plot.ticks)), [short(tick) for tick in plot.ticks])
     ax.invert_yaxis()
     ax.set_xlabel(short(plot.y))

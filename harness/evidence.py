@@ -1,5 +1,6 @@
 """What lies in results/, as reports need it: a slim entry a record, so that a hundred thousand fit in memory."""
 
+import functools
 import hashlib
 import json
 import math
@@ -157,14 +158,20 @@ def _entry(path: str, record: Record) -> Entry:
 
 def _identity(record: Record) -> str:
     """A hash of what must agree for two records to be compared."""
-    what = _alike([record.params, record.options, record.machine.same_kind(), record.workload])
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    what = [record.params, record.options, record.machine.same_kind(), record.workload]
+    return _hash(json.dumps(what, sort_keys=True, default=str))
+
+
+@functools.lru_cache(10_000)
+def _hash(text: str) -> str:
+    """Many records have the same text."""
+    return hashlib.sha256(json.dumps(_alike(json.loads(text)), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _alike(value: Any) -> Any:
     """With 1.0 written as 1, which it equals."""
     if isinstance(value, dict):
         return {name: _alike(held) for name, held in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return [_alike(held) for held in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-from harness import compare, stats, together
+from harness import compare, gate, stats, together
 from harness.compare import Ratio
+from harness.gate import Cell, Looks, Verdict
 from harness.metrics import METRICS
 from harness.record import Record
 from harness.standings import NAMES, PAIR, Standing
@@ -33,20 +34,28 @@ class Finding:
     general: bool = False
 
 
-Test = Callable[[Sequence[Standing], str, Sequence[Standing]], list[Finding]]  # those of the claim, its metric, all
+@dataclass(frozen=True)
+class Test:
+    """What decides a claim: in words, and from the claim's standings, its metric, and all standings."""
+
+    __test__ = False  # it is none of pytest's
+    told: str
+    find: Callable[[Sequence[Standing], str, Sequence[Standing]], list[Finding]]
+
+
 Said = tuple[Says, str] | None
 Check = Callable[[Standing, str], Said]
 SIMILAR, ABOUT = 0.10, 1.5  # shares of a ratio that are still similar; factor of a time that is still about the same
 
 
-def each(check: Check, engines: Sequence[str] = PAIR) -> Test:
+def each(told: str, check: Check, engines: Sequence[str] = PAIR) -> Test:
     """A finding for each case of the claim that the check has something to say of."""
 
-    def test(chosen: Sequence[Standing], metric: str, everything: Sequence[Standing]) -> list[Finding]:
+    def find(chosen: Sequence[Standing], metric: str, everything: Sequence[Standing]) -> list[Finding]:
         said = ((standing, check(standing, metric)) for standing in chosen)
         return [_finding(standing, engines, *words) for standing, words in said if words]
 
-    return test
+    return Test(told, find)
 
 
 def _finding(standing: Standing, engines: Sequence[str], says: Says, told: str) -> Finding:
@@ -57,28 +66,33 @@ def _finding(standing: Standing, engines: Sequence[str], says: Says, told: str) 
 
 def faster(engine: str) -> Test:
     """That an engine's figure is the better one, by the gate's rule."""
+    says = {f"{NAMES[engine]} better": Says.HOLDS, "inconclusive": Says.OPEN}
+    return _by_gate(f"{NAMES[engine]} better by the gate", lambda verdict, _: says.get(verdict, Says.FAILS))
+
+
+def similar() -> Test:
+    """That the engines differ by at most a tenth: they do not where the gate says that one is better."""
+
+    def says(verdict: str, ratio: Ratio) -> Says:
+        within = _within(ratio.estimate, 1 - SIMILAR, 1 / (1 - SIMILAR))
+        if verdict == "alike" or within == Says.HOLDS:
+            return Says.HOLDS
+        return Says.OPEN if verdict == "inconclusive" else within
+
+    return _by_gate(f"at most {SIMILAR:.0%} apart", says)
+
+
+def _by_gate(told: str, says: Callable[[str, Ratio], Says]) -> Test:
+    """Of the engines' ratio and what the gate says of it."""
 
     def check(standing: Standing, metric: str) -> Said:
         ratio = standing.ratios.get(metric)
         if ratio is None or ratio.broken:
             return (Says.NONE, f"invalid: {ratio.broken}") if ratio else None
         verdict = standing.verdicts.get(metric, "inconclusive")
-        says = {f"{NAMES[engine]} better": Says.HOLDS, "inconclusive": Says.OPEN}.get(verdict, Says.FAILS)
-        return says, f"{_ratio(ratio)}: {verdict}"
+        return says(verdict, ratio), f"{_ratio(ratio)}: {verdict}"
 
-    return each(check)
-
-
-def similar() -> Test:
-    """That the engines differ by at most a tenth."""
-
-    def check(standing: Standing, metric: str) -> Said:
-        ratio = standing.ratios.get(metric)
-        if ratio is None or ratio.broken:
-            return (Says.NONE, f"invalid: {ratio.broken}") if ratio else None
-        return _within(ratio.estimate, 1 - SIMILAR, 1 / (1 - SIMILAR)), _ratio(ratio)
-
-    return each(check)
+    return each(told, check)
 
 
 def _ratio(ratio: Ratio) -> str:
@@ -97,27 +111,23 @@ def _within(found: stats.Estimate, low: float, high: float) -> Says:
 
 def about(engine: str, seconds: float) -> Test:
     """That a time is about so many seconds."""
-
-    def check(standing: Standing, metric: str) -> Said:
-        return _level(standing, engine, metric, seconds / ABOUT, seconds * ABOUT)
-
-    return each(check, [engine])
+    low, high = seconds / ABOUT, seconds * ABOUT
+    return _level(f"interval within {low:.2g} to {high:.2g} s", engine, low, high)
 
 
 def at_most(engine: str, limit: float) -> Test:
     """That a level is at most so high."""
+    return _level(f"interval below {limit:g}", engine, float("-inf"), limit)
 
+
+def _level(told: str, engine: str, low: float, high: float) -> Test:
     def check(standing: Standing, metric: str) -> Said:
-        return _level(standing, engine, metric, float("-inf"), limit)
+        record, level = standing.records.get(engine), standing.levels.get(metric, {}).get(engine)
+        if record is None or level is None:
+            return (Says.NONE, f"invalid: {record.broken[0]}") if record and record.broken else None
+        return _within(level, low, high), f"{METRICS[metric].title} {compare.level_text(level, METRICS[metric])}"
 
-    return each(check, [engine])
-
-
-def _level(standing: Standing, engine: str, metric: str, low: float, high: float) -> Said:
-    record, level = standing.records.get(engine), standing.levels.get(metric, {}).get(engine)
-    if record is None or level is None:
-        return (Says.NONE, f"invalid: {record.broken[0]}") if record and record.broken else None
-    return _within(level, low, high), f"{METRICS[metric].title} {compare.level_text(level, METRICS[metric])}"
+    return each(told, check, [engine])
 
 
 def runs(engine: str, only: Callable[[Record], bool] = lambda record: True, yes: Says = Says.HOLDS) -> Test:
@@ -136,7 +146,7 @@ def runs(engine: str, only: Callable[[Record], bool] = lambda record: True, yes:
             return Says.NONE, f"invalid: {record.broken[0]}"
         return yes, f"{NAMES[engine]} ran it in {len(record.good)} launches"
 
-    return each(check, [engine])
+    return each(f"{NAMES[engine]} {'does' if yes == Says.HOLDS else 'cannot do'} it", check, [engine])
 
 
 def uses(gpus: Sequence[str], attention: str) -> Callable[[Record], bool]:
@@ -154,7 +164,7 @@ def uses(gpus: Sequence[str], attention: str) -> Callable[[Record], bool]:
 def better_than(engine: str, ending: str) -> Test:
     """That an engine's figure is better than in the case whose name has this ending besides (or lacks it: `-…`)."""
 
-    def test(chosen: Sequence[Standing], metric: str, everything: Sequence[Standing]) -> list[Finding]:
+    def find(chosen: Sequence[Standing], metric: str, everything: Sequence[Standing]) -> list[Finding]:
         others = {(s.key.machine, s.key.case, s.key.model): s for s in everything}
         found = []
         for one in chosen:
@@ -165,7 +175,8 @@ def better_than(engine: str, ending: str) -> Test:
                 found.append(Finding(*words, one.key.machine, one.gpu, tuple(records)))
         return found
 
-    return test
+    return Test(f"{NAMES[engine]} better {'than with' if ending.startswith('-') else 'with'} {ending.lstrip('-')}"
+                f"{'' if ending.startswith('-') else ' than without'}, by the gate", find)  # fmt: skip
 
 
 def _than(one: Standing, other: Standing, engine: str, metric: str) -> Said:
@@ -173,11 +184,12 @@ def _than(one: Standing, other: Standing, engine: str, metric: str) -> Said:
     samples = [record.samples(metric) if record and not record.broken else [] for record in records]
     if not all(samples) or not all(map(stats.positive, samples)):
         return None
-    ratio = stats.ratio(samples[0], samples[1], paired=False)
-    limits = (1.0, float("inf")) if METRICS[metric].better == "higher" else (0.0, 1.0)
-    words = compare.ratio_text(Ratio(METRICS[metric], ratio, False))
+    head, base = (tuple(map(stats.launch_value, launches)) for launches in samples)
+    (row,) = gate.judge([Cell(one.key.case, engine, METRICS[metric], base, head, apart=True)], Looks())
+    says = {Verdict.IMPROVE: Says.HOLDS, Verdict.INCONCLUSIVE: Says.OPEN}.get(row.verdict or Verdict.PASS, Says.FAILS)
+    words = compare.ratio_text(Ratio(METRICS[metric], stats.ratio(samples[0], samples[1], paired=False), False))
     told = f"{NAMES[engine]}, {METRICS[metric].title} {words} times that of {_short(other)}"
-    return _within(ratio, *limits), f"{told} ({one.key.case}, {one.key.machine})"
+    return says, f"{told} ({one.key.case}, {one.key.machine})"
 
 
 def _short(standing: Standing) -> str:
@@ -187,7 +199,7 @@ def _short(standing: Standing) -> str:
 def version(engine: str, package: str, wanted: str) -> Test:
     """That records, and the locks, have this version of a package."""
 
-    def test(chosen: Sequence[Standing], metric: str, everything: Sequence[Standing]) -> list[Finding]:
+    def find(chosen: Sequence[Standing], metric: str, everything: Sequence[Standing]) -> list[Finding]:
         found: dict[str, Standing] = {}
         for standing in everything:
             if (record := standing.records.get(engine)) and package in record.versions:
@@ -198,13 +210,13 @@ def version(engine: str, package: str, wanted: str) -> Test:
         records = tuple((name, found[name].entries[engine].path) for name in sorted(found))
         return [Finding(says, told, records=records, general=True)] if found or locked else []
 
-    return test
+    return Test(f"{package} {wanted} in records and locks", find)
 
 
 def apart(what: Literal["torch", "engines"], lane: str) -> Test:
     """That the engines do not fit into one environment of a lane: by what each asks of torch, or both together."""
 
-    def test(chosen: Sequence[Standing], metric: str, everything: Sequence[Standing]) -> list[Finding]:
+    def find(chosen: Sequence[Standing], metric: str, everything: Sequence[Standing]) -> list[Finding]:
         found = []
         for answer in together.answers().values():
             kind = "torch" if answer.asked[1].startswith("torch==") else "engines"
@@ -214,13 +226,13 @@ def apart(what: Literal["torch", "engines"], lane: str) -> Test:
                 found.append(Finding(Says.FAILS if answer.fits else Says.HOLDS, told, general=True))
         return found
 
-    return test
+    return Test("the resolver, asked of the locks", find)
 
 
 def untested(why: str) -> Test:
     """No record can say, or none was made."""
 
-    def test(chosen: Sequence[Standing], metric: str, everything: Sequence[Standing]) -> list[Finding]:
+    def find(chosen: Sequence[Standing], metric: str, everything: Sequence[Standing]) -> list[Finding]:
         return [Finding(Says.NONE, why, general=True)]
 
-    return test
+    return Test("none", find)

@@ -25,8 +25,9 @@ them (requirements/together.json). People chose by an older guide whose claims h
 here, with what was found of it and where. What no record supports says so, and which command would tell.
 
 **holds**: every finding is for it. **does not hold**: at least one finding is against it. **inconclusive**: figures are
-there, and do not decide. **not measured**: nothing says anything of it. A speed on a machine without a GPU shows that
-all works, not how fast an engine is: such findings count only where there are no others, and say so.
+there, and do not decide. **not measured**: nothing says anything of it. An engine *does it* where launches of a case
+ended well and their certificates hold; it is *better* where `rollbench gate` would say so. A speed on a machine without
+a GPU shows that all works, not how fast an engine is: such findings count only where there are no others, and say so.
 """
 INTRO = {
     "Migration": """Both engines take the same neutral options (`rollbench options`); for a flag of one stands its like
@@ -57,7 +58,7 @@ def text(found: Sequence[Section], up: str) -> str:
     for number, name in enumerate(SECTIONS, 1):
         parts += [f"## {number}. {name}\n", *_extra(name, everything), *_pictures(name, found, up)]
         rows = [_row(one, up) for one in judged[name]]
-        parts += [table(("the old guide says", "verdict", "found"), rows), ""]
+        parts += [table(("the old guide says", "metric and test", "verdict", "found"), rows), ""]
     return "\n".join(parts)
 
 
@@ -127,7 +128,9 @@ def _row(one: Judged, up: str) -> list[str]:
     against = sum(finding.says == one.says for finding in one.findings)
     many = f" ({against} of {len(one.findings)})" if 0 < against < len(one.findings) else ""
     where = ", on a CPU only" if one.cpu_only else ""
-    return [plain(one.claim.text), f"**{one.says}**{many}{where}", _found(one, up)]
+    claim = one.claim
+    test = f"{METRICS[claim.metric].title}: {claim.test.told}" if claim.metric else claim.test.told
+    return [plain(claim.text), plain(test), f"**{one.says}**{many}{where}", _found(one, up)]
 
 
 def _found(one: Judged, up: str) -> str:

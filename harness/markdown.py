@@ -1,5 +1,6 @@
 """Text of records as Markdown that GitHub shows as it is: no markup, no HTML, nothing that turns the writing."""
 
+import os
 import re
 from collections.abc import Sequence
 from urllib.parse import quote
@@ -28,21 +29,21 @@ def code(text: object) -> str:
     return f"`{flat(text).replace('`', chr(39)).replace('|', chr(92) + '|') or ' '}`"
 
 
+def url(path: str) -> str:
+    """A relative address of a file, whatever bytes its name has."""
+    return quote(os.fsencode(path))
+
+
 def link(shown: str, path: str) -> str:
     """A link to a file, relative; `shown` is Markdown."""
-    return f"[{shown}]({quote(path)})"
+    return f"[{shown}]({url(path)})"
 
 
 def image(alternative: object, path: str) -> str:
-    return f"![{plain(alternative)}]({quote(path)})"
+    return f"![{plain(alternative)}]({url(path)})"
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of cells that are Markdown already."""
     lines = [list(headers), ["---"] * len(headers), *map(list, rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def anchor(heading: str) -> str:
-    """What GitHub calls a heading in a link."""
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

@@ -6,6 +6,7 @@ own, read when it is opened.
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +35,8 @@ def write(evidence: Evidence, folder: Path, judge: Judge = by_gate) -> int:
     Raises UserError when the folder holds something else.
     """
     index = folder / "index.html"
-    if folder.exists() and any(folder.iterdir()) and not (index.is_file() and MADE in index.read_text()):
+    is_page = index.is_file() and MADE in index.read_text("utf-8")
+    if folder.exists() and any(folder.iterdir()) and not is_page:
         raise UserError(f"{folder} holds other files than a page of rollbench: name another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".page-") as scratch:
@@ -62,25 +64,26 @@ def _fill(evidence: Evidence, folder: Path, judge: Judge) -> int:
         "figures": [_figure(section, name, plots) for section in found for name, plots in section.figures.items()],
         "skipped": sorted(evidence.skipped),
     }
-    (folder / "data.js").write_text(CALL.format(name="data", arguments=json.dumps(data, separators=(",", ":"))))
+    arguments = json.dumps(data, separators=(",", ":"))
+    (folder / "data.js").write_text(CALL.format(name="data", arguments=arguments), "utf-8")
     return len(kept)
 
 
 def _keep(evidence: Evidence, path: str, folder: Path) -> bool:
     """Put a record beside the page, its text as it is; False when it is gone."""
     try:
-        text = (evidence.root / path).read_text()
+        text = (evidence.root / path).read_text("utf-8")
     except OSError:
         evidence.skipped.append(f"{path}: gone")
         return False
     arguments = f"{json.dumps(name(path))}, {json.dumps(path)}, {json.dumps(text)}"
-    (folder / "records" / f"{name(path)}.js").write_text(CALL.format(name="record", arguments=arguments))
+    (folder / "records" / f"{name(path)}.js").write_text(CALL.format(name="record", arguments=arguments), "utf-8")
     return True
 
 
 def name(path: str) -> str:
     """What the page calls a record."""
-    return hashlib.sha256(path.encode(errors="replace")).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
 
 
 def _paths(section: Section) -> Iterator[str]:

@@ -1,16 +1,16 @@
 """results/README.md and what it links: tables that GitHub shows, and plots. The same records give the same bytes."""
 
+import os
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 from harness import beside, compare, foreign, plots, store
 from harness.draw import MADE, MOST, svgs
 from harness.errors import UserError
 from harness.evidence import Evidence, read
-from harness.markdown import code, flat, image, link, plain, table
+from harness.markdown import code, flat, image, link, plain, table, url
 from harness.metrics import METRICS
 from harness.plots import Plot
 from harness.record import Record
@@ -69,10 +69,10 @@ def write(root: Path, made: dict[str, str]) -> list[str]:
 
 def stale(root: Path, made: dict[str, str]) -> list[str]:
     """Files of the report that are missing, differ, or should not be there."""
-    differ = [name for name, text in made.items() if not (root / name).is_file() or (root / name).read_text() != text]
-    found = (path for pattern in ("README.md", "*.svg") for path in root.rglob(pattern))
-    names = {str(path.relative_to(root)): path for path in found}
-    return sorted([*differ, *(name for name, path in names.items() if name not in made and MADE in path.read_text())])
+    there = (path for pattern in ("README.md", "*.svg") for path in root.rglob(pattern))
+    found = {str(path.relative_to(root)): path.read_text("utf-8", "replace") for path in there}
+    differ = [name for name, text in made.items() if found.get(name) != text]
+    return sorted([*differ, *(name for name, text in found.items() if name not in made and MADE in text)])
 
 
 def slug(name: str) -> str:
@@ -140,13 +140,13 @@ def _level(standing: Standing, engine: str, metric: str) -> str:
 def _name(path: str) -> str:
     """What a document calls a record: the hash that its file's name ends with, which is of its content."""
     last = Path(path).stem.rpartition("-")[2]
-    return last if re.fullmatch("[0-9a-f]{8}", last) else f"{zlib.crc32(path.encode(errors='replace')):08x}"
+    return last if re.fullmatch("[0-9a-f]{8}", last) else f"{zlib.crc32(os.fsencode(path)):08x}"
 
 
 def _targets(shown: Iterable[Standing], up: str = "") -> list[str]:
     """Where the links of figures lead: each path once, since a table has many links to it."""
     paths = sorted(entry.path for standing in shown for entry in standing.entries.values())
-    return [f"[{_name(path)}]: {quote(up + path)}" for path in paths]
+    return [f"[{_name(path)}]: {url(up + path)}" for path in paths]
 
 
 EVIDENCE = ("case", "engine", "launches", "certificates", "versions", "lane", "commit", "measured", "record")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from harness import claims, guide, page, plots, report, store
+from harness.errors import UserError
 from harness.paths import PROJECT, results_home
 
 Results = Annotated[Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")]
@@ -32,6 +33,10 @@ def write_report(
     rollbench report --html       a page with filters and plots that zoom, which needs no network
     """
     root = (results or results_home()).resolve()
+    if (to and not html) or (check and html):
+        raise UserError(
+            "`--to` names the folder of a page, so needs --html; and a page is not tracked: it has no --check"
+        )
     if html:
         evidence, folder = report.records_of(root), (to or root / "html").resolve()
         kept = page.write(evidence, folder)
@@ -71,7 +76,7 @@ def write_guide(
     evidence = report.records_of(root)
     made = guide.text(list(plots.sections(evidence)), guide.relative(root, path))
     if check:
-        differ = [] if path.is_file() and path.read_text() == made else [path.name]
+        differ = [] if path.is_file() and path.read_text("utf-8") == made else [path.name]
         finish(differ, f"{path}: the guide is that of the records", "`rollbench guide` writes it anew")
         if differ:
             raise typer.Exit(1)

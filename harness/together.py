@@ -27,7 +27,7 @@ class Answer(BaseModel):
 def pins(lane: str, engine: str) -> dict[str, str]:
     """Package and version of an engine's lock; empty where there is none."""
     path = LOCKS / f"{engine}-{lane}.txt"
-    return dict(re.findall(r"^([\w.\-]+)==([^\s;]+)", path.read_text(), re.MULTILINE)) if path.is_file() else {}
+    return dict(re.findall(r"^([\w.\-]+)==([^\s;]+)", path.read_text("utf-8"), re.MULTILINE)) if path.is_file() else {}
 
 
 def questions() -> list[Question]:
@@ -50,6 +50,6 @@ def answers(path: Path | None = None) -> dict[Question, Answer]:
     path = path or ANSWERS
     if not path.is_file():
         return {}
-    told = [Answer(**one) for one in json.loads(path.read_text())["answers"]]
+    told = [Answer(**one) for one in json.loads(path.read_text("utf-8"))["answers"]]
     today = set(questions())
     return {(one.lane, one.asked): one for one in told if (one.lane, one.asked) in today}

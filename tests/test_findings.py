@@ -46,6 +46,16 @@ def test_faster_and_similar(tmp_path: Path, values: tuple[float, ...], faster: S
     assert says(findings.similar(), found) == similar
 
 
+def test_no_finding_says_more_than_the_gate(tmp_path: Path) -> None:
+    (one,) = found = shown(tmp_path, *pair((50.0, 70.5, 53.0)))
+    high = one.ratios["output_throughput"].estimate.high
+    assert (high is not None and high < 0.9, one.verdicts["output_throughput"]) == (True, "inconclusive")
+    assert says(findings.similar(), found) == Says.OPEN
+    other = record("vllm", (99.0, 101.0, 95.0), case=f"{CASE}-eager")  # its interval lies below 1, by too little
+    found = shown(tmp_path / "two", record("vllm", (100.0, 102.0, 96.0)), other)
+    assert says(findings.better_than("vllm", "eager"), found) != Says.HOLDS
+
+
 def test_lower_is_better_for_a_time(tmp_path: Path) -> None:
     found = shown(tmp_path, *pair(FASTER))  # ttft is 1 / throughput
     assert says(findings.faster("vllm"), found, "ttft") == Says.HOLDS

@@ -59,9 +59,9 @@ def test_every_claim_has_a_verdict_and_tables_are_whole(tmp_path: Path) -> None:
 def test_what_nobody_measured_says_so(tmp_path: Path) -> None:
     store.save(record("vllm"), tmp_path)
     made = text(tmp_path)
-    assert "| Megatron training: vLLM yes | **not measured** | trainers/ has FSDP2 alone |" in made
-    assert "| multi-node: SGLang yes | **not measured** |" in made
-    assert "| Ray (not in the old guide): SGLang yes | **not measured** |" in made
+    assert "| Megatron training: vLLM yes | none | **not measured** | trainers/ has FSDP2 alone |" in made
+    assert "| multi-node: SGLang yes | none | **not measured** |" in made
+    assert "| Ray (not in the old guide): SGLang yes | none | **not measured** |" in made
     assert re.search(r"several inference engines .* \*\*not measured\*\*", made)
     assert "no record; `rollbench run multi_turn/0.5B-agent -e sglang -e vllm` would tell" in made
     assert "on a GPU named RTX 3090 would tell" in made

@@ -43,6 +43,16 @@ def test_latency_against_rate(shown: dict[tuple[str, str], list[Standing]]) -> N
     assert [line.name for line in found[0].series] == ["SGLang fixed", "SGLang poisson", "vLLM fixed", "vLLM poisson"]
 
 
+def test_several_rates_are_one_line_with_intervals(tmp_path: Path) -> None:
+    for rate in (4, 16, 8):
+        params = {"model": "m", "prompts": 32, "rate": rate, "arrivals": "poisson"}
+        store.save(record(case=f"single_turn/tiny-poisson-{rate}", params=params), tmp_path)
+    found = plots.of_scenario(list(standings.standings(evidence.read(tmp_path))))["latency-m"]
+    (line,) = found[0].series
+    assert ([point.x for point in line.points], found[0].log) == ([4, 8, 16], True)
+    assert all(point.low and point.low < point.y < (point.high or 0) for point in line.points)
+
+
 def test_syncs_against_bytes_have_their_floor(shown: dict[tuple[str, str], list[Standing]]) -> None:
     sglang, vllm = plots.of_scenario(shown["synthetic-2-gpus", "weight_sync"])["sync-bytes"]
     assert (sglang.title.endswith("SGLang"), vllm.title.endswith("vLLM")) == (True, True)

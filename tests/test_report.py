@@ -1,17 +1,18 @@
 """The report: tables that say what the records say, the same bytes each time, and a check of what is tracked."""
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
-from harness import evidence, machine, report, standings, store
+from harness import evidence, machine, page, report, standings, store
 from harness.errors import UserError
 from harness.record import Certificate
 from tests import synthetic
+from tests.commands import apart, rollbench
 from tests.factory import launch, record
-from tests.test_cli import rollbench
 
 HOSTILE = '<img src=x onerror="alert(1)">|`[x](y) \u202e' + "long" * 40
 
@@ -71,6 +72,37 @@ def test_no_change_in_records_no_change_in_bytes(tmp_path: Path) -> None:
     assert report.write(tmp_path, first) == sorted(first)
     assert made(tmp_path) == first
     assert report.write(tmp_path, made(tmp_path)) == []
+
+
+def test_no_byte_hangs_on_locale_time_zone_or_hash_seed(tmp_path: Path) -> None:
+    odd = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONHASHSEED": "7", "TZ": "Asia/Kathmandu"}
+    found = []
+    for name, run, environment in (("here", rollbench, {}), ("odd", apart, odd)):
+        root = tmp_path / name / "results"
+        synthetic.write(synthetic.records(12), root)
+        pair(root, machine=machine.fingerprint().model_copy(update={"cpu": "größe 机"}))
+        for command in (("report",), ("report", "--html"), ("guide", "--to", str(root.parent / "guide.md"))):
+            done = run(*command, "--results", str(root), **environment)
+            assert done.returncode == 0, done.stderr
+        files = [path for path in root.parent.rglob("*") if path.is_file()]
+        found.append({path.relative_to(root.parent): path.read_bytes() for path in files})
+    assert found[0] == found[1]
+
+
+def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    pair(tmp_path)
+    odd = Path(os.fsdecode(b"l\xf6sung"))  # Latin-1
+    pair(tmp_path / odd, case="single_turn/other")
+    text = made(tmp_path)["README.md"]
+    assert text.count("]: l%F6sung/") == 2
+    assert page.write(evidence.read(tmp_path), tmp_path / "html") == 4
+
+
+def test_options_that_do_nothing_are_refused(results: Path) -> None:
+    pair(results)
+    for options in (("--to", "page"), ("--html", "--check")):
+        done = rollbench("report", *options)
+        assert (done.returncode, "has no --check" in done.stderr) == (2, True)
 
 
 def test_what_an_earlier_report_left_is_taken_away(tmp_path: Path) -> None:

@@ -204,8 +204,12 @@ const watch = new IntersectionObserver((entries) => {
 
 const THEMES = ["system", "light", "dark"];
 
+const dark = matchMedia("(prefers-color-scheme: dark)");
+let chosen = remembered();
+
 function theme(name) {
-  document.documentElement.dataset.theme = name;
+  chosen = name;
+  document.documentElement.dataset.theme = name === "system" ? (dark.matches ? "dark" : "light") : name;
   byId("theme").textContent = `Theme: ${name}`;
   charts.forEach((chart) => chart.chart && chart.redraw());
 }
@@ -219,13 +223,13 @@ function remembered(name) {
   }
 }
 
-byId("theme").addEventListener("click", () => theme(remembered(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length])));
+byId("theme").addEventListener("click", () => theme(remembered(THEMES[(THEMES.indexOf(chosen) + 1) % THEMES.length])));
 byId("more").addEventListener("click", () => { limit += ROWS; table_of(lines(), state()); });
 byId("more-plots").addEventListener("click", () => { plotted += PLOTS; figures(state()); });
 byId("skip").addEventListener("click", (event) => { event.preventDefault(); byId("results").focus(); });
 byId("record").addEventListener("close", () => { const now = state(); if (now.record) { delete now.record; history.replaceState(null, "", `#${new URLSearchParams(now)}`); } });
 addEventListener("hashchange", () => { const now = state(); if (now.record) opened(now.record); else { byId("record").close(); render(); } });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => theme(document.documentElement.dataset.theme));
+dark.addEventListener("change", () => theme(chosen));
 let resizing = 0;
 addEventListener("resize", () => { cancelAnimationFrame(resizing); resizing = requestAnimationFrame(() => charts.forEach((chart) => chart.chart && chart.fit())); });
-theme(remembered());
+theme(chosen);

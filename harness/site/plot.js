@@ -5,17 +5,28 @@ const HUES = ["c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8"];
 const NEAR = 24; // pixels from a point that count as on it
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 
+// A part of a whole has a paler colour where the colours come round; two hex colours half and half.
+function part(i) {
+  const [full, ground] = [colour(HUES[i % HUES.length]), colour("raised")];
+  const half = (at) => (parseInt(full.slice(at, at + 2), 16) + parseInt(ground.slice(at, at + 2), 16)) >> 1;
+  return i < HUES.length ? full : `#${[1, 3, 5].map((at) => half(at).toString(16).padStart(2, "0")).join("")}`;
+}
+
 // Of one line an engine each has its engine's colour, else each line has its own.
-function hues(plot) {
+function looks_of(plot) {
   const engines = new Set(plot.series.map((s) => s.engine).filter(Boolean));
   const turns = {};
   return plot.series.map((series, i) => {
     const turn = (turns[series.engine] = (turns[series.engine] ?? -1) + 1);
-    if (plot.kind !== "lines") return { hue: HUES[i % HUES.length], dash: [] };
-    if (series.dashed) return { hue: "muted", dash: [6, 6] };
-    if (engines.size === plot.series.length && ["sglang", "vllm"].includes(series.engine)) return { hue: series.engine, dash: [] };
-    return { hue: HUES[i % HUES.length], dash: DASHES[(engines.size > 1 ? [...engines].indexOf(series.engine) : Math.floor(turn / HUES.length)) % DASHES.length] };
+    if (plot.kind !== "lines") return { paint: part(i), dash: [] };
+    if (series.dashed) return { paint: colour("muted"), dash: [6, 6] };
+    if (engines.size === plot.series.length && ["sglang", "vllm"].includes(series.engine)) return { paint: colour(series.engine), dash: [] };
+    return { paint: colour(HUES[i % HUES.length]), dash: DASHES[(engines.size > 1 ? [...engines].indexOf(series.engine) : Math.floor(turn / HUES.length)) % DASHES.length] };
   });
+}
+
+function swatch({ paint, dash: [line, gap] }) {
+  return line ? `repeating-linear-gradient(90deg, ${paint} 0 ${line / 2}px, transparent 0 ${(line + gap) / 2}px)` : paint;
 }
 
 // Points by place: for bars beside each other each series has places of its own.
@@ -48,7 +59,7 @@ function limits(plot, data) {
 
 function draw(plot, box, open) {
   const data = columns(plot);
-  const looks = hues(plot);
+  const looks = looks_of(plot);
   const ends = ends_of(plot, data);
   const axis = { stroke: colour("text"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1 }, font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif" };
   // Of bars on each other the longest is drawn first, so that the shorter ones lie over it.
@@ -63,12 +74,12 @@ function draw(plot, box, open) {
     scales: { x: scale(plot, ends.x), y: scale(plot, ends.y) },
     axes: [
       { ...axis, label: plot.ticks.length ? undefined : shown(plot.x), ...ticks(plot, data) },
-      { ...axis, label: shown(plot.y), size: 64, values: (u, found) => found.map((v) => (v === null ? "" : quantity(v))) },
+      { ...axis, label: shown(plot.y), size: 64, ...(plot.log ? { splits: (u, i, low, high) => round(low, high), filter: (u, found) => found } : {}), values: (u, found) => found.map(quantity) },
     ],
     series: [{}, ...order.map((i) => ({
-      label: shown(plot.series[i].name), stroke: colour(looks[i].hue), width: plot.kind === "lines" ? 2 : 1,
-      dash: looks[i].dash, spanGaps: true, fill: plot.kind === "lines" ? undefined : colour(looks[i].hue),
-      points: { show: plot.kind === "lines" && !plot.series[i].dashed, size: 8, fill: colour(looks[i].hue) },
+      label: shown(plot.series[i].name), stroke: looks[i].paint, width: plot.kind === "lines" ? 2 : 1,
+      dash: looks[i].dash, spanGaps: true, fill: plot.kind === "lines" ? undefined : looks[i].paint,
+      points: { show: plot.kind === "lines" && !plot.series[i].dashed, size: 8, fill: looks[i].paint },
       paths: plot.kind === "lines" ? undefined : bars,
     }))],
     hooks: { ready: [(u) => all(u, ends)], draw: plot.kind === "lines" ? [(u) => intervals(u, data, looks)] : [] },
@@ -92,10 +103,28 @@ function scale(plot, ends) {
   return { time: false, auto: false, distr: plot.log ? 3 : 1, log: 10, range: (u, low, high) => (low === null || high === null || !(high > low) ? ends : [low, high]) };
 }
 
+// 1, 2 and 5 times powers of ten; where fewer than three lie in sight, even steps.
+function round(low, high) {
+  const powers = Array.from({ length: Math.ceil(Math.log10(high)) - Math.floor(Math.log10(low)) + 1 }, (_, i) => 10 ** (Math.floor(Math.log10(low)) + i));
+  const inside = (steps) => powers.flatMap((power) => steps.map((step) => step * power)).filter((v) => v >= low && v <= high);
+  const found = inside(powers.length > 5 ? [1] : [1, 2, 5]);
+  if (found.length > 2) return found;
+  const step = 10 ** Math.floor(Math.log10((high - low) / 2));
+  const even = step * [1, 2, 5].find((times, i) => i === 2 || (high - low) / (step * times) <= 6);
+  return Array.from({ length: 8 }, (_, i) => (Math.ceil(low / even) + i) * even).filter((v) => v <= high);
+}
+
+// The places that there are, as long as they are few and some are in sight.
+function at_places(plot, data, low, high) {
+  const seen = data.places.filter((x) => x >= low && x <= high);
+  const apart = plot.log ? seen.filter((x, i) => !i || Math.log(x / seen[i - 1]) > 0.1 * Math.log(high / low)) : seen;
+  return apart.length && apart.length <= 8 ? apart : plot.log ? round(low, high) : null;
+}
+
 function ticks(plot, data) {
   if (!plot.ticks.length) {
-    const few = plot.log || data.places.length > 8 ? {} : { splits: () => data.places };
-    return { ...few, values: (u, found) => found.map((v) => (v === null ? "" : quantity(v))) };
+    const splits = plot.log || data.places.length <= 8 ? { splits: (u, i, low, high) => at_places(plot, data, low, high) ?? [], filter: (u, found) => found } : {};
+    return { ...splits, values: (u, found) => found.map(quantity) };
   }
   const longest = Math.max(...plot.ticks.map((tick) => Math.min(tick.length, 26)));
   return {
@@ -103,7 +132,7 @@ function ticks(plot, data) {
       const every = Math.max(1, Math.ceil(((u.scales.x.max - u.scales.x.min) * 16) / Math.max(u.bbox.width / devicePixelRatio, 1)));
       return plot.ticks.map((_, i) => i).filter((i) => i % every === 0 && i >= u.scales.x.min && i <= u.scales.x.max);
     },
-    values: (u, found) => found.map((i) => { const text = shown(plot.ticks[i] ?? ""); return text.length > 26 ? `${text.slice(0, 25)}…` : text; }),
+    values: (u, found) => found.map((i) => { const text = shown(plot.ticks[i] ?? ""); return text.length > 26 ? `${text.slice(0, 15)}…${text.slice(-10)}` : text; }),
     rotate: 60, size: 24 + longest * 5.4, grid: { show: false },
   };
 }
@@ -116,7 +145,7 @@ function intervals(u, data, looks) {
   ctx.clip();
   data.points.forEach((column, i) => {
     if (!u.series[i + 1].show) return;
-    ctx.strokeStyle = colour(looks[i].hue);
+    ctx.strokeStyle = looks[i].paint;
     ctx.lineWidth = 1.5 * devicePixelRatio;
     column.forEach((p, k) => {
       if (!p || p.low === null || p.high === null) return;
@@ -220,7 +249,7 @@ rollbench.figure = (plot, about, open) => {
   figure.redraw = () => {
     if (held) held.chart.destroy();
     held = draw(plot, box, open);
-    [...legend.children].forEach((key, i) => key.firstChild.style.setProperty("background", colour(held.looks[i].hue)));
+    [...legend.children].forEach((key, i) => key.firstChild.style.setProperty("background", swatch(held.looks[i])));
     hidden.forEach((i) => held.chart.setSeries(held.order.indexOf(i) + 1, { show: false }));
     figure.chart = held.chart;
   };

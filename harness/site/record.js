@@ -62,7 +62,7 @@ function content(path, text, again) {
 }
 
 function commands(record, again, commit) {
-  const text = [commit.id && `git checkout ${commit.id}`, again ?? `rollbench run ${record.case} -e ${record.engine} --launches ${(record.launches ?? []).length}`].filter(Boolean).join("\n");
+  const text = [commit.id && commit.id !== "unknown" && `git checkout ${commit.id}${commit.dirty ? "  # its files differed" : ""}`, again ?? `rollbench run ${record.case} -e ${record.engine} --launches ${(record.launches ?? []).length}`].filter(Boolean).join("\n");
   const said = element("span", { role: "status" });
   const copy = element("button", { type: "button", onclick: async () => {
     try {
@@ -91,7 +91,7 @@ function median(values) {
 function launches(found) {
   const metrics = Object.keys(rollbench.held?.metrics ?? {}).filter((name) => found.some((launch) => launch.samples?.[name]?.length));
   const heads = ["metric", ...found.map((launch) => `launch ${launch.order}`)];
-  const rows = metrics.map((name) => element("tr", {}, element("th", { scope: "row", title: rollbench.held.metrics[name][3] }, rollbench.held.metrics[name][0]),
+  const rows = metrics.map((name) => element("tr", {}, element("th", { scope: "row", title: rollbench.held.metrics[name][3] }, rollbench.held.metrics[name].slice(0, 2).filter(Boolean).join(", ")),
     found.map((launch) => { const samples = launch.samples?.[name] ?? []; return element("td", { title: samples.join(", ") }, samples.length ? `${quantity(median(samples))} (${samples.length})` : ""); })));
   const told = found.flatMap((launch) => [
     launch.error && `launch ${launch.order} failed: ${launch.error}`, launch.unsupported && `launch ${launch.order}: not supported: ${launch.unsupported}`,

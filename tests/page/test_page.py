@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from harness.plots import PHASES
+
+AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+
 INKED = """f => {
     const c = f.querySelector("canvas");
     return c.getContext("2d").getImageData(0, 0, c.width, c.height).data.filter((v, i) => i % 4 === 3 && v).length;
@@ -217,6 +221,22 @@ def test_plots_are_drawn(tab: Any, scenario: str, title: str) -> None:
     expect(figure.locator("figcaption")).to_contain_text("synthetic-2-gpus")
 
 
+def test_logarithmic_axes_have_round_ticks_and_the_places_there_are(tab: Any) -> None:
+    figure = plot(tab, "single_turn", "Throughput by concurrency")
+    labels = "f => f.chart.axes.map((axis) => axis._values)"
+    assert figure.evaluate(labels) == [["16", "128", "512"], ["10k", "20k", "30k", "40k"]]
+    for _ in range(3):
+        figure.get_by_role("button", name="Zoom in").click()
+    assert all(len(label.strip("k")) <= 4 for axis in figure.evaluate(labels) for label in axis)
+    assert len(figure.evaluate(labels)[1]) > 2
+
+
+def test_no_two_phases_look_alike(tab: Any) -> None:
+    figure = plot(tab, "rl_step", "Phases of a step")
+    paints = figure.locator(".swatch").evaluate_all("all => all.map((s) => s.style.background)")
+    assert len(paints) == len(set(paints)) == len(PHASES["rl_step"][0].metrics)
+
+
 def test_the_floor_is_in_the_plot_and_in_its_table(tab: Any) -> None:
     figure = plot(tab, "weight_sync", "Seconds of a sync against bytes: vLLM")
     figure.get_by_text("The same as a table").click()
@@ -292,18 +312,41 @@ def test_a_history_leads_to_old_records(tab: Any) -> None:
 
 
 def test_dark_and_light(tab: Any, browser: Any) -> None:
-    ground = "getComputedStyle(document.body).backgroundColor"
-    assert tab.evaluate(ground) == "rgb(255, 255, 255)"
+    ground = expect(tab.locator("body"))
+    white, black = "rgb(255, 255, 255)", "rgb(20, 23, 27)"
+    ground.to_have_css("background-color", white)
     tab.emulate_media(color_scheme="dark")
-    assert tab.evaluate(ground) == "rgb(20, 23, 27)"
+    ground.to_have_css("background-color", black)
     button = tab.get_by_role("button", name="Theme")
     button.click()
     expect(button).to_have_text("Theme: light")
-    assert tab.evaluate(ground) == "rgb(255, 255, 255)"
+    ground.to_have_css("background-color", white)
     button.click()
-    assert tab.evaluate(ground) == "rgb(20, 23, 27)"
+    ground.to_have_css("background-color", black)
     tab.reload()
     expect(button).to_have_text("Theme: dark")
+
+
+@pytest.mark.parametrize("tab", ["wide", "phone"], indirect=True)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_against_it(tab: Any, scheme: str) -> None:
+    """Roles, names, contrast, order: the page, its plots, a record."""
+    tab.emulate_media(color_scheme=scheme)
+    plot(tab, "weight_sync", "Seconds of a sync against bytes")
+    violations(tab)
+    tab.get_by_role("button", name="Reset").click()
+    tab.locator("#table a.figure").first.click()
+    expect(tab.get_by_role("dialog")).to_be_visible()
+    violations(tab)
+
+
+def violations(tab: Any) -> None:
+    if not AXE.is_file():
+        pytest.skip("no axe-core: npm ci --prefix tests/page")
+    tab.evaluate(AXE.read_text(encoding="utf-8"))
+    found = tab.evaluate("axe.run(document, {preload: false})")
+    assert len(found["passes"]) > 20
+    assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found["violations"]] == []
 
 
 def test_keys_reach_everything_and_all_has_a_name(tab: Any) -> None:
