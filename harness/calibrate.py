@@ -12,7 +12,7 @@ import numpy as np
 
 from harness import cells, stats
 from harness.gate import Looks
-from harness.metrics import METRICS, Metric
+from harness.metrics import METRICS, Metric, in_case
 from harness.record import Record
 
 CHUNK = 250  # trials in memory at once
@@ -181,8 +181,8 @@ def spreads(records: Iterable[Record], shared: bool = False) -> dict[tuple[str, 
     for record in records:
         if cells.untrue(record):
             continue
-        kept = {launch.pair for launch in record.good if shared or not cells.spoilt(launch)}
-        for metric in METRICS.values():
+        kept = {launch.pair for launch in record.measured if shared or not launch.spoilt}
+        for metric in (in_case(metric, record.params) for metric in METRICS.values()):
             launches = record.samples(metric.name, kept)
             fit = metric.scale == "difference" or all(v > 0 for launch in launches for v in launch)
             if metric.blocks and fit and len(launches) > 1:

@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from harness import stats, store
 from harness.errors import NotComparable, UserError
 from harness.gate import Cell, Verdict
-from harness.metrics import METRICS, Metric
-from harness.record import Commit, Launch, Record
+from harness.metrics import METRICS, Metric, in_case
+from harness.record import OF_THE_MACHINE, Commit, Launch, Record
 
 FAILED = "failed.jsonl"  # beside the records of a side: launches that left none
-OF_THE_MACHINE = ("load", "gpu")  # certificates that no code breaks: the pair is set aside, the rest counts
+DRIFTING = 2  # launches of head: one in twenty does by chance
 Key = tuple[str, str]  # case, engine
 
 
@@ -129,7 +129,7 @@ class _Case:
 
     def cells(self) -> list[Cell]:
         before, after = (side.records.get(self.key) for side in (self.base, self.head))
-        good = [bool(record and record.good) for record in (before, after)]
+        good = [bool(record and record.measured) for record in (before, after)]
         if all(good) and before and after:
             return self._measured(before, after)
         states = [_state(side, self.key) for side in (self.base, self.head)]
@@ -164,7 +164,8 @@ class _Case:
             ours, theirs = ({n: side[n] for n in both} for side in (ours, theirs))
         if not ours or not theirs:
             return [Cell(*self.key, settled=Verdict.INVALID, reason=_lost(before, after))]
-        found = (self._cell(metric, ours, theirs, together) for metric in METRICS.values() if metric.better)
+        known = (in_case(metric, before.params) for metric in METRICS.values() if metric.better)
+        found = (self._cell(metric, ours, theirs, together) for metric in known)
         return [cell for cell in found if cell]
 
     def _void(self, before: Record, after: Record) -> str:
@@ -172,7 +173,7 @@ class _Case:
         if failed := [launch for launch in after.launches if launch.error] + list(self.head.failures.get(self.key, ())):
             return f"{len(failed)} launch(es) failed on head: {_error(self.head, self.key)}"
         told = ((name, untrue(record)) for name, record in (("base", before), ("head", after)))
-        return next((f"{name}: {why}" for name, why in told if why), "")
+        return next((f"{name}: {why}" for name, why in told if why), "") or drifts(before, after)
 
     def _cell(
         self, metric: Metric, base: Mapping[int, Launch], head: Mapping[int, Launch], together: bool
@@ -215,32 +216,34 @@ class _Case:
 
 def _launches(record: Record, shared: bool) -> dict[int, Launch]:
     """Good launches by pair, without those that the machine spoilt."""
-    return {launch.pair: launch for launch in record.good if shared or not spoilt(launch)}
+    return {launch.pair: launch for launch in record.measured if shared or not launch.spoilt}
 
 
 def untrue(record: Record) -> str:
     """The first certificate that did not hold and that is no fault of the machine."""
-    for launch in record.good:
+    for launch in record.measured:
         for name, held in launch.certificates.items():
             if held.ok is False and name not in OF_THE_MACHINE:
                 return f"launch {launch.order}, {name}: {held.reason}"
     return ""
 
 
-def spoilt(launch: Launch) -> str:
-    """What the machine did that makes this launch's figures void."""
-    broken = ((name, launch.certificates.get(name)) for name in OF_THE_MACHINE)
-    return next((f"{name}: {c.reason}" for name, c in broken if c and c.ok is False), "")
+def drifts(before: Record, after: Record) -> str:
+    """How often head's figures drift within a launch, where that is head's doing: in several, and more than base's."""
+    found = [[launch for launch in record.measured if launch.red("steady")] for record in (before, after)]
+    if len(found[1]) < DRIFTING or len(found[1]) <= len(found[0]):
+        return ""
+    return f"head: {len(found[1])} of {len(after.measured)} launches, {found[1][0].red('steady')}"
 
 
 def _lost(before: Record, after: Record) -> str:
-    why = next((told for record in (before, after) for launch in record.good if (told := spoilt(launch))), "")
+    why = next((told for record in (before, after) for launch in record.measured if (told := launch.spoilt)), "")
     return f"no pair is left whose launches both count ({why or 'no pair was measured on both sides'})"
 
 
 def _state(side: Side, key: Key) -> str:
     record = side.records.get(key)
-    if record and record.good:
+    if record and record.measured:
         return "measured"
     if record and record.unsupported:
         return "unsupported"

@@ -153,8 +153,11 @@ def _table(title: str, headers: Sequence[str]) -> Table:
 
 
 def launches_text(record: Record) -> str:
-    failed = sum(launch.error is not None for launch in record.launches)
-    return f"{len(record.good)}" + (f" ({failed} failed)" if failed else "")
+    failed, good = sum(launch.error is not None for launch in record.launches), record.good
+    aside = dict.fromkeys(launch.spoilt.partition(":")[0] for launch in record.measured if launch not in good)
+    told = [f"{failed} failed"] if failed else []
+    told += [f"{len(record.measured) - len(good)} set aside: {', '.join(aside)}"] if aside else []
+    return f"{len(good)}" + (f" ({', '.join(told)})" if told else "")
 
 
 def certificates_text(record: Record) -> str:

@@ -1,7 +1,8 @@
 """Every metric that a record can hold: unit, direction, definition, and what the gate takes for a change."""
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 
 class Worth(NamedTuple):
@@ -34,6 +35,16 @@ class Metric:
     blocks: bool
     scale: Literal["ratio", "difference"]
     definition: str
+
+
+BY_LOAD = {"output_throughput": False, "ttft": True, "latency": True}  # blocks with (True) or without a rate alone
+
+
+def in_case(metric: Metric, params: Mapping[str, Any]) -> Metric:
+    """The metric as it blocks in a case. Requests that arrive at a rate fix the throughput, and their times block;
+    where all are due at once the throughput does, and says what the times say."""
+    scheduled = bool(params.get("rate") or params.get("trace"))
+    return replace(metric, blocks=False) if BY_LOAD.get(metric.name, scheduled) != scheduled else metric
 
 
 _SPEED, _TIME, _TAIL, _USE = Worth(0.03, 0.05), Worth(0.05, 0.10), Worth(0.10, 0.20), Worth(0.05, 0.10)

@@ -68,8 +68,8 @@ class Phases(NamedTuple):
 PHASES: Mapping[str, Sequence[Phases]] = {  # by scenario
     "weight_sync": [Phases(
         "sync-phases", "Parts of a sync, a fence behind each", "stack",
-        ("sync_gather", "sync_pack", "sync_transfer", "sync_start", "sync_load", "sync_finalise", "sync_flush",
-         "sync_control"),
+        ("sync_gather", "sync_pack", "sync_transfer", "sync_start", "sync_load", "sync_finalise", "sync_fence",
+         "sync_flush", "sync_control"),
     )],
     "sleep_wake": [Phases(
         "sleep-memory", "Device memory asleep, waking, awake", "bars",

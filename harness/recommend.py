@@ -209,7 +209,7 @@ def _on_gpu(gpu: str, everything: Sequence[Standing]) -> Answer:
     """Whether the engines run on this GPU at all. The old guide: on a consumer GPU SGLang."""
     chosen = [s for s in everything if any(fnmatchcase(s.key.case, pattern) for pattern in EVERY)]
     found: dict[str, list[Finding]] = {
-        engine: runs(engine, lambda record: matches(gpu, record.machine.gpus))(chosen, "", everything)
+        engine: runs(engine, lambda record: matches(gpu, record.machine.gpus)).find(chosen, "", everything)
         for engine in PAIR
     }
     can = [engine for engine in PAIR if any(finding.says == Says.HOLDS for finding in found[engine])]

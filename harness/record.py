@@ -28,6 +28,11 @@ PARAMS_BEFORE: dict[str, dict[str, Any]] = {  # by scenario
 RENAMED = {"single_turn": {"requests": "prompts"}}  # parameters, by scenario: the old name and today's
 
 
+# Certificates that a machine breaks by itself. So is one whose figures drift, which of some twenty launches one does by
+# chance.
+OF_THE_MACHINE = ("load", "gpu", "steady")
+
+
 class Certificate(BaseModel):
     """Whether a condition that the figures rest on held: the cell is invalid when one did not. `ok` None: it does not
     apply, and `reason` says why."""
@@ -65,6 +70,16 @@ class Launch(BaseModel):
     error: str | None = None
     unsupported: str | None = None
 
+    def red(self, name: str) -> str:
+        """What does not hold of a certificate; empty where it holds, or is not there."""
+        held = self.certificates.get(name)
+        return f"{name}: {held.reason}" if held and held.ok is False else ""
+
+    @property
+    def spoilt(self) -> str:
+        """What the machine did that makes the figures void; empty where it left them alone."""
+        return next(filter(None, map(self.red, OF_THE_MACHINE)), "")
+
 
 class Record(BaseModel):
     """One file of results/."""
@@ -96,9 +111,15 @@ class Record(BaseModel):
         return self
 
     @property
-    def good(self) -> list[Launch]:
+    def measured(self) -> list[Launch]:
         """Launches that were measured to their end."""
         return [launch for launch in self.launches if launch.error is None and launch.unsupported is None]
+
+    @property
+    def good(self) -> list[Launch]:
+        """Those that count: without those that the machine spoilt, where these are the fewer."""
+        kept = [launch for launch in self.measured if not launch.spoilt]
+        return kept if 2 * len(kept) > len(self.measured) else self.measured
 
     @property
     def unsupported(self) -> str | None:
@@ -106,8 +127,8 @@ class Record(BaseModel):
         return next((launch.unsupported for launch in self.launches if launch.unsupported), None)
 
     def samples(self, metric: str, pairs: set[int] | None = None) -> list[list[float]]:
-        """The samples of a metric, a list a good launch, in the order of their pairs; `pairs` keeps those alone."""
-        kept = [launch for launch in self.good if pairs is None or launch.pair in pairs]
+        """The samples of a metric, a list a good launch, in the order of their pairs; or a launch of these `pairs`."""
+        kept = self.good if pairs is None else [launch for launch in self.measured if launch.pair in pairs]
         return [launch.samples[metric] for launch in kept if launch.samples.get(metric)]
 
     @property

@@ -167,7 +167,9 @@ class Session:
     def _good(self, side: str, key: Key) -> set[int]:
         found = self.records.get((side, key), [])
         return {
-            pair for pair, record in found if record.good and (self.shared or not any(map(cells.spoilt, record.good)))
+            pair
+            for pair, record in found
+            if record.measured and (self.shared or not any(launch.spoilt for launch in record.measured))
         }
 
     def _left(self, turns: int, pairs: int) -> str:

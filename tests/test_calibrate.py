@@ -95,7 +95,9 @@ def test_spreads_are_pooled_over_sessions() -> None:
     assert (spread.freedom, spread.noise(0.01).samples) == (3, 3)
     assert spread.within == pytest.approx(np.std(np.log([99, 100, 101]), ddof=1), rel=0.01)
     assert spread.noise(0.0).launch < spread.between
-    assert {name for *_, name in found} == {"output_throughput", "ttft"}
+    assert {name for *_, name in found} == {"output_throughput"}
+    scheduled = [record(params=record().params | {"rate": 2.0})]
+    assert {name for *_, name in calibrate.spreads(scheduled)} == {"ttft"}
 
 
 def test_what_a_pair_finds_counts_both_launches() -> None:
@@ -113,6 +115,7 @@ def test_launches_that_the_machine_spoilt_count_where_it_is_shared() -> None:
     load = {"certificates": {"load": Certificate(ok=False, figure=1, reason="others used half")}}
     found = record(launches=[launch(1, 100.0), launch(2, 101.0), launch(3, 50.0, **load)])
     freedom = [
-        calibrate.spreads([found], shared)["single_turn/tiny-16", "vllm", "ttft"].freedom for shared in (False, True)
+        calibrate.spreads([found], shared)["single_turn/tiny-16", "vllm", "output_throughput"].freedom
+        for shared in (False, True)
     ]
     assert freedom == [1, 2]

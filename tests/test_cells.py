@@ -51,6 +51,27 @@ def test_what_the_machine_spoilt_is_set_aside_and_the_rest_counts() -> None:
                                              "(load: others used half)")  # fmt: skip
 
 
+DRIFT = {"steady": Certificate(ok=False, figure=-0.132, reason="-13.2% from the first to the last step")}
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "pairs"), [(0, 1, 3), (1, 0, 3), (1, 1, 2), (2, 2, 0), (0, 2, None), (1, 2, None)]
+)
+def test_a_launch_that_drifts_is_set_aside_but_not_a_head_that_does(base: int, head: int, pairs: int | None) -> None:
+    def drifting(first: int, count: int) -> Record:
+        places = range(first, first + count)
+        return record(launches=[launch(n, 100.0, certificates=DRIFT if n in places else {}) for n in (1, 2, 3, 4)])
+
+    found = cells.cells(side(drifting(1, base)), side(drifting(3, head)))
+    if pairs:
+        assert {cell.pairs for cell in found if cell.metric} == {pairs}
+    else:
+        (whole,) = found
+        assert whole.settled == "invalid"
+        words = "no pair is left whose launches both count (steady" if pairs == 0 else "head: 2 of 4 launches, steady"
+        assert whole.reason.startswith(words)
+
+
 @pytest.mark.parametrize("which", ["base", "head"])
 def test_a_broken_certificate_is_invalid_and_named(which: str) -> None:
     broken = record(launches=[launch(1, 100.0), launch(2, 100.0, certificates={"cache": BAD})])

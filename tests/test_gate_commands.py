@@ -86,7 +86,7 @@ def test_files_for_a_pull_request_and_for_machines(tmp_path: Path) -> None:
     suite = ElementTree.parse(files[1]).getroot()[0]
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors"), suite.get("skipped")) == (
         "3",
-        "2",
+        "1",
         "0",
         "1",
     )
@@ -103,7 +103,7 @@ def test_what_cannot_be_told_is_no_pass_in_junit(tmp_path: Path, options: tuple[
     paths = sides(tmp_path, record(values=LEVELS[:1]))
     rollbench("gate", "--records", *paths, "--junit", tmp_path / "o.xml", *options)
     suite = ElementTree.parse(tmp_path / "o.xml").getroot()[0]
-    assert {found.tag for case in suite for found in case} == {element}
+    assert {found.tag for case in suite for found in case} == {element, "system-out"}  # TTFT, which informs
 
 
 def test_hostile_text_stays_text_in_every_output(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_calibrate_reads_spreads_and_simulates(tmp_path: Path) -> None:
     done = rollbench("calibrate", base, "--pairs", 3, "--pairs", 5, "--effect", 0.05, "--trials", 20, "--markdown")
     assert done.exit_code == 0
     assert "| single_turn/tiny-16 | vllm | output | 0.7 % | 1.0 % | 4 df |" in done.stdout
-    assert "any false regress of 2 |" in done.stdout
+    assert "any false regress of 1 |" in done.stdout
 
 
 def test_calibrate_assumes_a_spread_and_shows_other_tools() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import replay
-from harness import machine, store
+from harness import compare, machine, store
 from harness.errors import NotComparable
 from harness.paths import PROJECT
 from harness.record import OPTIONS_BEFORE, PARAMS_BEFORE, Certificate, Record
@@ -36,6 +36,20 @@ def test_failed_launches_stay_in_the_record_and_out_of_the_figures() -> None:
     found = record(launches=[launch(1, 5), launch(2, 6, error="died", samples={})])
     assert found.samples("output_throughput") == [[4.95, 5, 5.05]]
     assert len(found.launches) == 2
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "good", "text"),
+    [(0, 3, "3"), (1, 2, "2 (1 set aside: steady)"), (2, 3, "3")],  # the last is invalid
+)
+def test_launches_that_the_machine_spoilt_are_set_aside_where_they_are_the_fewer(
+    spoilt: int, good: int, text: str
+) -> None:
+    drift = {"steady": Certificate(ok=False, figure=0.2, reason="+20.0% from the first to the last step")}
+    found = record(launches=[launch(n, n, certificates=drift if n <= spoilt else {}) for n in (1, 2, 3)])
+    assert (len(found.measured), len(found.good), compare.launches_text(found)) == (3, good, text)
+    assert len(found.broken) == (2 if spoilt == 2 else 0)
+    assert len(found.samples("ttft")) == good
 
 
 def test_broken_certificates_are_named() -> None:
