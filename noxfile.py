@@ -77,7 +77,7 @@ def page(session: nox.Session) -> None:
     fetch = ("npm", "ci", "--silent", "--ignore-scripts", "--prefix", "tests/page")
     if shutil.which("npm"):
         session.run(*fetch, external=True, success_codes=range(256), silent=True)
-    if not os.path.isdir("tests/page/node_modules"):
+    if not pathlib.Path("tests/page/node_modules").is_dir():
         session.warn("axe-core needs npm and its registry: its tests are skipped")
     session.run("pytest", "tests/page", "--chromium", found, *session.posargs)
 
