@@ -1,6 +1,10 @@
 """An engine that was started on the weights of one step: what it answers then, it must answer after a sync of them."""
 
+import fcntl
+import itertools
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,17 +23,35 @@ OUTPUT = 2  # tokens: the first is the likeliest of a prompt, and its log-probab
 
 def prepare(rig: "Rig") -> None:
     """Write a checkpoint of STEP's weights, which the engine of this rig starts on instead of the model's own."""
-    # The same path in every launch, since vLLM keeps what it has compiled by a model's path.
-    folder = cache_home() / "fresh" / Path(rig.loaded.path).name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    rig.callback(shutil.rmtree, folder, ignore_errors=True)
+    folder = rig.enter_context(_own_folder(Path(rig.loaded.path).name))
     with Senders(rig) as senders:
         senders.start("holder")
         senders.hold()
         senders.all("checkpoint", step=STEP, folder=str(folder / "checkpoint"), model=rig.loaded.path)
         senders.end()
     rig.start_on = folder / "checkpoint"
+
+
+@contextmanager
+def _own_folder(name: str) -> Iterator[Path]:
+    """An empty folder for a model, which nobody else has meanwhile; the same in every launch as far as that goes, since
+    vLLM keeps what it has compiled by a model's path."""
+    parent = cache_home() / "fresh" / name
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count():
+        with (parent / f"{number}.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            folder = parent / str(number)
+            shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
 
 
 def look(rig: "Rig") -> None:

@@ -1,6 +1,7 @@
 """Cases of weight and adapter sync: which engine runs them, what they need, and what a step and its end do."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -174,3 +175,18 @@ def test_an_adapters_proof_turns_red(monkeypatch: pytest.MonkeyPatch, without: s
     found = proof.prove_adapter(cast(Any, Adapted(without)), 11)
     assert found.ok is not bool(without)
     assert words in found.reason
+
+
+def test_a_fresh_engine_starts_at_one_path_that_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROLLBENCH_HOME", str(tmp_path))
+    with fresh._own_folder("tiny") as first:
+        (first / "checkpoint").touch()
+        with fresh._own_folder("tiny") as second:
+            assert second != first
+        assert (first / "checkpoint").exists()
+    assert not first.exists()
+    first.mkdir()
+    (first / "checkpoint").touch()  # one was killed
+    with fresh._own_folder("tiny") as again:
+        assert again == first
+        assert not list(again.iterdir())
