@@ -18,14 +18,17 @@ SEED, INPUT = 79, 32
 BATCH = {"cpu": (16, 16), "cuda": (64, 128)}  # by device: prompts, and tokens that each generates
 LEAST = {"cpu": 0.8, "cuda": 0.95}  # of the speed before; a CPU's is noise beyond that
 WARM, ROUNDS, TRIES = 2, 5, 3
+WORK = 300_000  # additions that tell how fast the processor is, some milliseconds
 
 
 class Rounds(NamedTuple):
-    """Generated tokens a second of each round, and when they ran, of time.monotonic()."""
+    """Generated tokens a second of each round, and when they ran, of time.monotonic(); seconds that the processor took
+    for the same work behind each, the median."""
 
     rates: list[float]
     begun: float
     ended: float
+    host: float = 1.0
 
     @property
     def level(self) -> float:
@@ -39,18 +42,22 @@ def batch(rig: "Rig") -> Requests:
 
 def rounds(rig: "Rig") -> Rounds:
     """One batch time and again, each time from a cold prefix cache."""
-    requests, rates, begun = batch(rig), list[float](), 0.0
+    requests, rates, host, begun = batch(rig), list[float](), list[float](), 0.0
     for number in range(WARM + ROUNDS):
         begun = time.monotonic() if number == WARM else begun
         rig.flush()
         out = rig.generate(requests, temperature=0.0, audited=False)
         rates.append(int(out.output_B.sum()) / float(out.seconds))
-    return Rounds(rates[WARM:], begun, time.monotonic())
+        start = time.perf_counter()
+        sum(range(WORK))
+        host.append(time.perf_counter() - start)
+    return Rounds(rates[WARM:], begun, time.monotonic(), statistics.median(host[WARM:]))
 
 
 def kept(rig: "Rig", before: Rounds) -> Certificate:
     """Whether the rounds now are as fast as those before, by their medians; where they are not they are repeated. None
-    where it cannot be told: others used the machine, or the fastest round of all was fast enough."""
+    where it cannot be told: others used the machine, its processor was as much slower (what an engine does between a
+    GPU's kernels is the processor's), or the fastest round of all was fast enough."""
     least, behind = LEAST[rig.environment.device], list[Rounds]()
     while len(behind) < TRIES and (not behind or behind[-1].level < least * before.level):
         behind.append(rounds(rig))
@@ -59,8 +66,9 @@ def kept(rig: "Rig", before: Rounds) -> Certificate:
     told = f"{ratio:.3f} of the {before.level:,.0f} tok/s before the first sync, at least {least} needed"
     if ratio >= least:
         return Certificate(ok=True, figure=ratio, reason=told)
-    fastest = max(max(found.rates) for found in behind) / before.level
+    fastest, slower = max(max(found.rates) for found in behind) / before.level, behind[-1].host / before.host
     noise = disturbed(rig, [before, *behind])
+    noise = noise or (f"the processor took {slower:.2f} times as long for the same" if ratio * slower >= least else "")
     noise = noise or (f"the fastest round had {fastest:.3f}" if fastest >= least else "")
     return Certificate(ok=None if noise else False, figure=ratio, reason=f"{told}{noise and f', but {noise}'}")
 

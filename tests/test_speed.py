@@ -30,6 +30,7 @@ def test_rounds_are_of_one_cold_batch_and_leave_the_audit_alone(rig: Rig) -> Non
     assert len(found.rates) == speed.ROUNDS
     assert 0 < min(found.rates) <= max(found.rates) <= prompts * tokens / (tokens * 0.001)
     assert found.ended - found.begun >= sum(prompts * tokens / rate for rate in found.rates)
+    assert 0 < found.host < 1
     assert rig.audit.calls == []
     assert int(rig.generate(speed.batch(rig), temperature=0.0).cached_B.sum()) > 0  # the last round left it
 
@@ -70,6 +71,17 @@ def test_what_others_used_is_told_instead_of_a_loss(rig: Rig, monkeypatch: pytes
     certificate = speed.kept(rig, BEFORE)
     assert certificate.ok is None
     assert "but others used 3.00 cores" in certificate.reason
+
+
+@pytest.mark.parametrize(("host", "ok"), [(1.0, False), (1.1, False), (1.2, None)])
+def test_a_slower_processor_is_told_instead_of_a_loss(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, host: float, ok: bool | None
+) -> None:
+    monkeypatch.setattr(speed, "rounds", lambda rig: Rounds([70.0] * 5, 1.0, 2.0, host))
+    monkeypatch.setattr(speed, "disturbed", lambda rig, spans: "")
+    certificate = speed.kept(rig, BEFORE)
+    assert certificate.ok is ok
+    assert ("the processor took 1.20 times as long" in certificate.reason) == (ok is None)
 
 
 def test_a_gpu_is_held_to_more(monkeypatch: pytest.MonkeyPatch) -> None:
