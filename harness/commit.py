@@ -2,7 +2,9 @@
 
 import functools
 import hashlib
+import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 from harness.paths import PROJECT
@@ -20,19 +22,27 @@ def current() -> Commit:
 
 
 def of(tree: Path) -> Commit:
-    """The same of another tree."""
+    """The same of another tree. A stamp goes before git where the files are those of the stamped commit: a copy may
+    have come with an older history."""
+    path = tree / STAMPED
+    stamped = Commit.model_validate_json(path.read_text()) if path.is_file() else None
     if (tree / ".git").exists():
         try:
-            return Commit(
-                id=git("rev-parse", "HEAD", tree=tree),
-                tree=git("rev-parse", "HEAD^{tree}", tree=tree),
-                dirty=bool(git("status", "--porcelain", *CODE, tree=tree)),
-            )
+            head, dirty = git("rev-parse", "HEAD", tree=tree), bool(git("status", "--porcelain", *CODE, tree=tree))
+            if stamped and dirty and stamped.id != head and files(tree) == stamped.tree:
+                return stamped
+            return Commit(id=head, tree=git("rev-parse", "HEAD^{tree}", tree=tree), dirty=dirty)
         except (OSError, subprocess.CalledProcessError):
             pass
-    if (stamp := tree / STAMPED).is_file():
-        return Commit.model_validate_json(stamp.read_text())
-    return Commit(id="unknown", tree="unknown", dirty=True)
+    return stamped or Commit(id="unknown", tree="unknown", dirty=True)
+
+
+def files(tree: Path) -> str:
+    """Git's hash of a tree's files as they are, ignored ones left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+        git("add", "--all", tree=tree, **index)
+        return git("write-tree", tree=tree, **index)
 
 
 def changes() -> str:
@@ -51,7 +61,8 @@ def stamp() -> Commit:
     return current()
 
 
-def git(*arguments: str, tree: Path = PROJECT) -> str:
+def git(*arguments: str, tree: Path = PROJECT, **variables: str) -> str:
     """What git prints. Raises CalledProcessError when it fails, OSError where there is none."""
     command = ["git", "-C", str(tree), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    environment = os.environ | variables
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
