@@ -144,7 +144,8 @@ def runs(engine: str, only: Callable[[Record], bool] = lambda record: True, yes:
             return Says.OPEN, f"failed: {(record.launches[0].error or '').splitlines()[0]}"
         if record.broken:
             return Says.NONE, f"invalid: {record.broken[0]}"
-        return yes, f"{NAMES[engine]} ran it in {len(record.good)} launches"
+        count = len(record.good)
+        return yes, f"{NAMES[engine]} ran it in {count} launch{'' if count == 1 else 'es'}"
 
     return each(f"{NAMES[engine]} {'does' if yes == Says.HOLDS else 'cannot do'} it", check, [engine])
 

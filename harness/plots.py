@@ -65,6 +65,7 @@ class Phases(NamedTuple):
     metrics: Sequence[str]
 
 
+FAR = 20  # times as high as another: the lower is not seen beside it
 PHASES: Mapping[str, Sequence[Phases]] = {  # by scenario
     "weight_sync": [Phases(
         "sync-phases", "Parts of a sync, a fence behind each", "stack",
@@ -186,8 +187,10 @@ def _by_bytes(shown: Sequence[Standing]) -> list[Plot]:
 
 
 def _plot(title: str, x: str, metric: str, series: Sequence[Series]) -> list[Plot]:
-    """Logarithmic where there is more than one place."""
-    log = len({point.x for line in series for point in line.points}) > 1
+    """Logarithmic where there is more than one place, or one height is many times another."""
+    points = [point for line in series for point in line.points]
+    heights = [point.y for point in points if point.y > 0]
+    log = len({point.x for point in points}) > 1 or max(heights, default=1) > FAR * min(heights, default=1)
     return [Plot(title, x, _label(metric), series, log=log)] if series else []
 
 
@@ -231,24 +234,44 @@ def _common(cases: Sequence[str]) -> list[str]:
 
 
 def _phases(phases: Phases, model: str, shown: Sequence[Standing]) -> list[Plot]:
-    """A place for each case and engine, a series for each part that any of them has."""
+    """A place for each case and engine, a series for each part that any of them has. Stacks of which one is many times
+    as high as another are in plots of their own."""
     places = [
         (standing, engine) for standing in shown for engine in sorted(standing.records, key=_engine)
         if any(engine in standing.levels.get(part, {}) for part in phases.metrics)
     ]  # fmt: skip
-    series = []
-    for part in phases.metrics:
-        points = [
-            _of_level(place, level, standing.entries[engine].path)
-            for place, (standing, engine) in enumerate(places)
-            if (level := standing.levels.get(part, {}).get(engine))
-        ]
-        if points:
-            series.append(Series(METRICS[part].title.split(": ")[-1], points))
+    parts = [part for part in phases.metrics if any(engine in s.levels.get(part, {}) for s, engine in places)]
+    heights = [sum(s.levels[part][engine].point for part in parts if engine in s.levels.get(part, {}))
+               for s, engine in places]  # fmt: skip
+    groups = _near(heights) if phases.kind == "stack" else [range(len(places))] if places else []
+    return [_bars_of(phases, model, parts, [places[i] for i in group]) for group in groups]
+
+
+def _bars_of(phases: Phases, model: str, parts: Sequence[str], places: Sequence[tuple[Standing, str]]) -> Plot:
+    series = [
+        Series(
+            METRICS[part].title.split(": ")[-1],
+            [
+                _of_level(place, level, standing.entries[engine].path)
+                for place, (standing, engine) in enumerate(places)
+                if (level := standing.levels.get(part, {}).get(engine))
+            ],
+        )
+        for part in parts
+    ]
     ticks = [f"{s.key.case.split('/', 1)[-1]} · {NAMES.get(engine, engine)}" for s, engine in places]
-    unit = METRICS[phases.metrics[0]].unit if series else ""
     owners = [engine for _, engine in places]
-    return [Plot(f"{phases.title}: {model}", "", unit, series, phases.kind, ticks, owners)] if series else []
+    return Plot(f"{phases.title}: {model}", "", METRICS[parts[0]].unit, series, phases.kind, ticks, owners)
+
+
+def _near(heights: Sequence[float]) -> list[list[int]]:
+    """Places in groups whose heights can be seen on one scale."""
+    groups = list[list[int]]()
+    for place in sorted(range(len(heights)), key=heights.__getitem__):
+        if not groups or heights[place] > FAR * heights[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(place)
+    return [sorted(group) for group in groups]
 
 
 def _engine(name: str) -> tuple[bool, str]:

@@ -131,7 +131,7 @@ def _rows(
 def _level(standing: Standing, engine: str, metric: str) -> str:
     record = standing.records.get(engine)
     if record is None:
-        return ""
+        return "not run"
     level = standing.levels.get(metric, {}).get(engine)
     told = compare.no_level(record) if level is None else compare.level_text(level, METRICS[metric])
     return f"[{plain(told)}][{_name(standing.entries[engine].path)}]"
