@@ -22,6 +22,17 @@ def text(root: Path) -> str:
     return guide.text(list(plots.sections(evidence.read(root))), "../results")
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Records of every scenario with their report, in results/ of a folder, and what the guide says of them."""
+    root = tmp_path_factory.mktemp("guide") / "results"
+    synthetic.write(synthetic.records(700), root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "svgs", lambda figures: ["<svg/>"] * len(figures))
+        report.write(root, report.files(root)[0])
+    return root, text(root)
+
+
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.section}: {claim.text}")
 def test_a_claim_names_what_there_is(claim: "guide.Claim") -> None:
     assert claim.section in SECTIONS
@@ -37,9 +48,9 @@ def test_no_claim_stands_twice_in_a_section() -> None:
     assert {claim.section for claim in CLAIMS} == set(SECTIONS)
 
 
-def test_every_claim_has_a_verdict_and_tables_are_whole(tmp_path: Path) -> None:
-    synthetic.write(synthetic.records(700), tmp_path)
-    made = text(tmp_path)
+@pytest.mark.xdist_group("guide")
+def test_every_claim_has_a_verdict_and_tables_are_whole(whole: tuple[Path, str]) -> None:
+    _, made = whole
     rows = [
         line
         for line in made.splitlines()
@@ -67,14 +78,12 @@ def test_what_nobody_measured_says_so(tmp_path: Path) -> None:
     assert "on a GPU named RTX 3090 would tell" in made
 
 
-def test_links_and_plots_lead_to_files(tmp_path: Path) -> None:
-    root = tmp_path / "results"
-    synthetic.write(synthetic.records(700), root)
-    report.write(root, report.files(root)[0])
-    made = text(root)
+@pytest.mark.xdist_group("guide")
+def test_links_and_plots_lead_to_files(whole: tuple[Path, str]) -> None:
+    root, made = whole
     links = re.findall(r"(?<!\\)\]\(([^)\s]+)\)", made)
     assert sum(link.endswith(".svg") for link in links) >= 5
-    assert [link for link in links if not (tmp_path / "docs" / unquote(link)).resolve().exists()] == []
+    assert [link for link in links if not (root.parent / "docs" / unquote(link)).resolve().exists()] == []
 
 
 def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:

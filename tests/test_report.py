@@ -79,7 +79,7 @@ def test_no_byte_hangs_on_locale_time_zone_or_hash_seed(tmp_path: Path) -> None:
     found = []
     for name, run, environment in (("here", rollbench, {}), ("odd", apart, odd)):
         root = tmp_path / name / "results"
-        synthetic.write(synthetic.records(12), root)
+        synthetic.write(synthetic.records(4), root)
         pair(root, machine=machine.fingerprint().model_copy(update={"cpu": "größe 机"}))
         for command in (("report",), ("report", "--html"), ("guide", "--to", str(root.parent / "guide.md"))):
             done = run(*command, "--results", str(root), **environment)

@@ -179,10 +179,10 @@ def tree(folder: Path) -> Path:
 
 
 def test_two_trees_on_the_fake(tmp_path: Path, results: Path) -> None:
-    """A head that takes twice as long to generate, by an edit of its worker; other tests on the machine change little
+    """A head that takes more than twice as long to generate, by an edit of its worker; other tests on the machine change little
     in steps as long as these."""
     base, head = tree(tmp_path / "base"), tree(tmp_path / "head")
-    for side, seconds in ((base, 0.25), (head, 0.5)):
+    for side, seconds in ((base, 0.1), (head, 0.25)):
         player = side / "harness" / "worker" / "play.py"
         code, line = player.read_text(), "    seconds = time.perf_counter() - start\n"
         assert line in code
@@ -196,8 +196,8 @@ def test_two_trees_on_the_fake(tmp_path: Path, results: Path) -> None:
     assert done.exit_code == 1, done.output
     rows = {row["metric"]: row for row in json.loads((tmp_path / "told.json").read_text())["rows"]}
     assert rows["step_time"]["verdict"] == "regress"
-    assert min(rows["step_time"]["head"]) > 0.5
-    assert min(rows["step_time"]["base"]) > 0.25
+    assert min(rows["step_time"]["head"]) > 0.25
+    assert min(rows["step_time"]["base"]) > 0.1
     assert f"rollbench gate --base {base} --head {head}" in rows["step_time"]["again"]
 
 
