@@ -179,8 +179,8 @@ def tree(folder: Path) -> Path:
 
 
 def test_two_trees_on_the_fake(tmp_path: Path, results: Path) -> None:
-    """A head that takes more than twice as long to generate, by an edit of its worker; other tests on the machine change little
-    in steps as long as these."""
+    """A head that takes more than twice as long to generate, by an edit of its worker; other tests on the machine
+    change little in steps as long as these."""
     base, head = tree(tmp_path / "base"), tree(tmp_path / "head")
     for side, seconds in ((base, 0.1), (head, 0.25)):
         player = side / "harness" / "worker" / "play.py"
