@@ -28,6 +28,7 @@ OPTIONS = replace(GPU, memory_fraction=0.4, max_running=64, graph_batch=64) if G
 ANYWHERE = ("vllm_reload", "sglang_tensor", "sglang_bucket", "sglang_disk")
 WAYS = {0: (*ANYWHERE, "sglang_distributed"), 1: (*ANYWHERE, "vllm_ipc")}.get(GPUS, transports.OWN_WAYS)
 APART = ("vllm_nccl", "sglang_distributed")  # on a GPU that the engine does not use
+LONG = ("sglang_bucket", "sglang_distributed")  # each way has a launch of its own
 BUCKET = 1 << 20  # bytes: several buckets even of a tiny model
 
 
@@ -36,7 +37,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     mark = [pytest.mark.real, *([pytest.mark.skip("the fake holds no weights")] if name == "fake" else [])]
     if "way" in metafunc.fixturenames:
         mine = [way for way in WAYS if way.startswith(name)] or ["none"]
-        metafunc.parametrize("way", [pytest.param(way, marks=mark) for way in mine], scope="module")
+        marked = [pytest.param(way, marks=[*mark, *[pytest.mark.long] * (way in LONG)]) for way in mine]
+        metafunc.parametrize("way", marked, scope="module")
     elif "engine" in metafunc.fixturenames:
         metafunc.parametrize("engine", [pytest.param(name, marks=mark)], scope="module")
 
