@@ -3,7 +3,6 @@ between two of its batches. Standard library only."""
 
 import select
 import socket
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,7 @@ class Shortcut:
         """Go this way from now on, or no longer; whether that is so. The engine is asked to open it at the first use,
         which it does where one process holds the whole model and its scheduler."""
         if wanted and self.wire is None:
-            path = Path(tempfile.mkdtemp(dir=Path.cwd()), "shortcut")
+            path = Path.cwd() / "shortcut"  # the worker's folder is its own
             if ask({"do": "listen", "path": str(path)}):
                 end = socket.socket(socket.AF_UNIX)
                 end.connect(str(path))
