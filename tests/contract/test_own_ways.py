@@ -28,7 +28,7 @@ OPTIONS = replace(GPU, memory_fraction=0.4, max_running=64, graph_batch=64) if G
 ANYWHERE = ("vllm_reload", "sglang_tensor", "sglang_bucket", "sglang_disk")
 WAYS = {0: (*ANYWHERE, "sglang_distributed"), 1: (*ANYWHERE, "vllm_ipc")}.get(GPUS, transports.OWN_WAYS)
 APART = ("vllm_nccl", "sglang_distributed")  # on a GPU that the engine does not use
-LONG = ("sglang_bucket", "sglang_distributed")  # each way has a launch of its own
+LONG = ("sglang_bucket", "sglang_distributed", "sglang_disk")  # each way has a launch of its own
 BUCKET = 1 << 20  # bytes: several buckets even of a tiny model
 
 

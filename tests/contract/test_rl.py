@@ -49,10 +49,9 @@ def wrong(certificates: dict[str, Certificate]) -> dict[str, str]:
     return {name: one.reason for name, one in certificates.items() if one.ok is False}
 
 
-def test_a_policy_learns_to_copy(rig: Rig, request: pytest.FixtureRequest) -> None:
-    """At most 3 minutes; the reward of greedy answers to prompts that were never learnt from. In CI on one engine."""
-    if rig.environment.engine != "vllm" and not request.config.getoption("--long"):
-        pytest.skip("CI has no time for it: --long")
+@pytest.mark.long
+def test_a_policy_learns_to_copy(rig: Rig) -> None:
+    """At most 3 minutes; the reward of greedy answers to prompts that were never learnt from."""
     found, certificates = run(rig, CASES["tiny-grpo-learns"], CASES["tiny-grpo-learns"].steps)
     assert not wrong(certificates)
     assert found[-1]["reward"] > found[0]["reward"] + 0.1
