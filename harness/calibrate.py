@@ -181,7 +181,7 @@ def spreads(records: Iterable[Record], shared: bool = False) -> dict[tuple[str, 
     for record in records:
         if cells.untrue(record):
             continue
-        kept = {launch.pair for launch in record.measured if shared or not launch.spoilt}
+        kept = {*cells.counted(record, shared)}
         for metric in (in_case(metric, record.params) for metric in METRICS.values()):
             launches = record.samples(metric.name, kept)
             fit = metric.scale == "difference" or all(v > 0 for launch in launches for v in launch)

@@ -158,7 +158,7 @@ class _Case:
         if why := self._void(before, after):
             return [Cell(*self.key, settled=Verdict.INVALID, reason=why)]
         together = before.run == after.run
-        ours, theirs = (_launches(record, self.shared) for record in (before, after))
+        ours, theirs = (counted(record, self.shared) for record in (before, after))
         if together:
             both = [n for n in sorted(ours) if n in theirs and ours[n].boot_id == theirs[n].boot_id]
             ours, theirs = ({n: side[n] for n in both} for side in (ours, theirs))
@@ -214,8 +214,8 @@ class _Case:
         return ""
 
 
-def _launches(record: Record, shared: bool) -> dict[int, Launch]:
-    """Good launches by pair, without those that the machine spoilt."""
+def counted(record: Record, shared: bool) -> dict[int, Launch]:
+    """The launches that count in a gate, by pair: without those that the machine spoilt, unless it is `shared`."""
     return {launch.pair: launch for launch in record.measured if shared or not launch.spoilt}
 
 

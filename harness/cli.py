@@ -37,7 +37,7 @@ from harness.errors import LaunchFailed, UserError
 from harness.inference import Inference
 from harness.paths import results_home
 from harness.progress import progress
-from harness.screen import console, print_table, say, stderr
+from harness.screen import Results, console, print_table, say, stderr
 
 app = typer.Typer(
     add_completion=False,
@@ -45,7 +45,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Benchmark RL rollout backends: the same scenarios on SGLang and on vLLM, each in its own environment.",
 )
-Results = Annotated[Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")]
 run_commands.add(app)
 exchange_commands.add(app)
 gate_commands.add(app)

@@ -16,10 +16,8 @@ from harness.compare import plain
 from harness.errors import UserError, nearest
 from harness.paths import results_home
 from harness.record import Record
-from harness.screen import print_table, say, warn
+from harness.screen import Results, print_table, say, warn
 from harness.standings import PAIR
-
-Results = Annotated[Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")]
 
 
 def add(app: typer.Typer) -> None:

@@ -12,7 +12,7 @@ from harness.errors import UserError
 from harness.history import Change, Series
 from harness.paths import results_home
 from harness.record import Record
-from harness.screen import print_table, say, warn
+from harness.screen import Results, print_table, say, warn
 
 
 def add(app: typer.Typer) -> None:
@@ -26,9 +26,7 @@ def show_history(
     metric: Annotated[list[str] | None, typer.Option(help="Only this metric (none: those that block).")] = None,
     on: Annotated[str | None, typer.Option("--machine", help="Records of this machine (a folder of results/).")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables as GitHub shows them.")] = False,
-    results: Annotated[
-        Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")
-    ] = None,
+    results: Results = None,
 ) -> None:
     """Show how metrics went over the tracked records, where their level changed, and the command that finds the commit.
 

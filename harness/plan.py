@@ -46,9 +46,7 @@ class Plan:
         """Of one launch that measures these cases, one after another."""
         known = [took for key in keys if (took := self.known.get(key))]
         starts = [statistics.median(x.start for x in took) for took in known]
-        own = sum(statistics.median(x.own for x in took) for took in known)
-        guessed = (len(keys) - len(known)) * (GUESS[self.device] - START[self.device])
-        return max(starts, default=START[self.device]) + own + guessed
+        return max(starts, default=START[self.device]) + sum(map(self.own, keys))
 
     def own(self, key: Key) -> float:
         """Of one case more in a launch."""

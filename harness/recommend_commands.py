@@ -11,7 +11,7 @@ from harness import evidence, machine, recommend, standings
 from harness.errors import UserError, nearest
 from harness.paths import results_home
 from harness.recommend import NO_GPU, QUESTIONS, WORKLOAD, Answer
-from harness.screen import say, warn
+from harness.screen import Results, say, warn
 
 
 def add(app: typer.Typer) -> None:
@@ -26,9 +26,7 @@ def recommend_engine(
     gpu: Annotated[str | None, typer.Option(help="The GPU, as `H100` or `RTX 4090`; none.")] = None,
     memory: Annotated[str | None, typer.Option(help="tight: trainer and engine share one GPU; enough.")] = None,
     familiar: Annotated[str | None, typer.Option(help="The engine that you know: vllm, sglang, neither.")] = None,
-    results: Annotated[
-        Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")
-    ] = None,
+    results: Results = None,
 ) -> None:
     """Say which engine to take, from records: each answer with its evidence and its limits.
 

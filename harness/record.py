@@ -118,8 +118,9 @@ class Record(BaseModel):
     @property
     def good(self) -> list[Launch]:
         """Those that count: without those that the machine spoilt, where these are the fewer."""
-        kept = [launch for launch in self.measured if not launch.spoilt]
-        return kept if 2 * len(kept) > len(self.measured) else self.measured
+        measured = self.measured
+        kept = [launch for launch in measured if not launch.spoilt]
+        return kept if 2 * len(kept) > len(measured) else measured
 
     @property
     def unsupported(self) -> str | None:

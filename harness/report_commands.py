@@ -8,8 +8,8 @@ import typer
 from harness import claims, guide, page, plots, report, store
 from harness.errors import UserError
 from harness.paths import PROJECT, results_home
+from harness.screen import Results
 
-Results = Annotated[Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")]
 Check = Annotated[bool, typer.Option("--check", help="Write nothing; end 1 when a file is not what it should be.")]
 
 

@@ -15,9 +15,8 @@ from harness.errors import UserError
 from harness.paths import results_home
 from harness.progress import progress
 from harness.record import Record
-from harness.screen import console, print_table, say, stop
+from harness.screen import Results, console, print_table, say, stop
 
-Results = Annotated[Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")]
 BOTH = ("sglang", "vllm")
 
 

@@ -1,13 +1,18 @@
-"""What every command writes to: tables and lines on standard output, mistakes on standard error."""
+"""What commands share: what they write to (tables and lines on standard output, mistakes on standard error), and the
+folder of the records."""
 
 import os
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from harness import compare
+
+Results = Annotated[Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")]
 
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 stderr = Console(stderr=True, soft_wrap=True)

@@ -166,11 +166,7 @@ class Session:
 
     def _good(self, side: str, key: Key) -> set[int]:
         found = self.records.get((side, key), [])
-        return {
-            pair
-            for pair, record in found
-            if record.measured and (self.shared or not any(launch.spoilt for launch in record.measured))
-        }
+        return {pair for pair, record in found if cells.counted(record, self.shared)}
 
     def _left(self, turns: int, pairs: int) -> str:
         mean = sum(self.took) / len(self.took) if self.took else 0

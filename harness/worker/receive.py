@@ -32,10 +32,9 @@ class Receiver:
     """What one process needs to take weights in, kept from one sync to the next.
 
     `model()` is its part of the model; `load` gives named tensors to the engine's own loader; `read` has it read a
-    checkpoint; `flush` empties the prefix cache where this process can, else it is None; so does `listen` open a
-    shortcut (`harness.worker.shortcut`) at a path. `packs`: why no copies can be
-    recorded from the loader, where that is so. `place` brings the loaded adapter of a name to the device, where the
-    engine waits with that.
+    checkpoint; `flush` empties the prefix cache and `listen` opens a shortcut (`harness.worker.shortcut`) at a path,
+    where this process can, else they are None. `packs`: why no copies can be recorded from the loader, where that is
+    so. `place` brings the loaded adapter of a name to the device, where the engine waits with that.
     """
 
     def __init__(
