@@ -16,6 +16,8 @@ from harness.worker.transports import OWN_WAYS, TRANSPORTS
 
 ROOT_CAUSE = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception): (?![^\n]*root cause)[^\n]+")  # vLLM's wrapper names none
 
+UNSET = (None, "", 0, 1)  # what a flag says that is not used
+
 
 class State(StrEnum):
     """Of a feature on an engine; where records disagree the first of these counts."""
@@ -35,7 +37,8 @@ Said = tuple[State, str]
 class Probe:
     """`cases`: patterns of the cases that probe it, `also`: of others whose records speak of it; `params`: what a
     case's parameters must be, `only`: what must be true of a record to speak of it. For a yes every certificate holds,
-    these `certificates` were judged, and samples of the metric `above` are above 0. `why`: what cannot be probed."""
+    these `certificates` were judged, samples of the metric `above` are above 0, and of the engine's own `flags` one is
+    set. `why`: what cannot be probed."""
 
     feature: str
     cases: tuple[str, ...] = ()
@@ -44,12 +47,14 @@ class Probe:
     only: Callable[[Record], bool] = lambda record: True
     certificates: tuple[str, ...] = ()
     above: str = ""
+    flags: tuple[str, ...] = ()
     why: str = ""
 
     @property
     def told(self) -> str:
         """What a yes asks for besides certificates that hold."""
-        return ", ".join([*self.certificates, *([f"{METRICS[self.above].title} above 0"] if self.above else [])])
+        more = [f"{METRICS[self.above].title} above 0"] if self.above else []
+        return ", ".join([*self.certificates, *more, *(["its flag"] if self.flags else [])])
 
     def candidates(self, engine: str) -> dict[str, Scenario]:
         """The cases that probe it on an engine."""
@@ -64,7 +69,10 @@ class Probe:
 
     def outcome(self, record: Record) -> Said:
         """What a record says of it, in a few words."""
-        return outcome(record, self.certificates, self.above)
+        state, words = outcome(record, self.certificates, self.above)
+        if state == State.YES and self.flags and all(record.flags.get(name) in UNSET for name in self.flags):
+            return State.INVALID, f"{' and '.join(self.flags)} not set in the engine's flags"
+        return state, words
 
     def _so(self, params: Mapping[str, Any]) -> bool:
         return all(params.get(name) == value for name, value in self.params.items())
@@ -124,14 +132,15 @@ PROBES = {probe.feature: probe for probe in (
       for feature, name in (("GRPO", "grpo"), ("PPO with GAE", "ppo"), ("RLOO", "rloo"), ("DAPO", "dapo"))),
     Probe("LoRA", ("rl_step/*-lora", "adapter_sync/*-lora"), certificates=("proof",)),
     Probe("LoRA adapter alone", ("adapter_sync/*-lora", "rl_step/*-adapter"), certificates=("proof",)),
-    Probe("tensor parallel", ("single_turn/*-tp[0-9]*", "*-tp[0-9]*")),
-    Probe("pipeline parallel", ("single_turn/*-pp[0-9]*",)),
+    Probe("tensor parallel", ("single_turn/*-tp[0-9]*", "*-tp[0-9]*"), flags=("tensor_parallel_size", "tp_size")),
+    Probe("pipeline parallel", ("single_turn/*-pp[0-9]*",), flags=("pipeline_parallel_size", "pp_size")),
     Probe("FSDP2 training", ("rl_step/*-ranks",), certificates=RL),
     Probe("Megatron training", why="trainers/ has FSDP2 alone"),
     Probe("multi-node", why="every machine was one node"),
     Probe("prefix caching", ("multi_turn/*-shared", "multi_turn/*-groups", "multi_turn/*-agent"),
           certificates=("cache",), above="cache_share"),
-    Probe("speculative decoding", ("single_turn/*-speculative",)),
+    Probe("speculative decoding", ("single_turn/*-speculative",),
+          flags=("speculative_method", "speculative_algorithm")),
     *(Probe(feature, (f"sleep_wake/*-{end}", *((BACKED_UP,) if end == "backup" else ())),
             certificates=("outputs", "freed") if freed else ("outputs",)) for feature, (end, freed) in SLEEP.items()),
     *(Probe(f"attention {name}", (f"single_turn/*-{name}", f"multi_turn/*-{name}"),
