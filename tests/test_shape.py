@@ -24,7 +24,7 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     ),
     1: ("client", "together", "efficiency", "gate", "machine", "models", "workload", "worker", "cards", "skyrl"),
     2: ("envs", "record", "senders", "sampler", "memory", "migrate"),
-    3: ("audit", "link", "crew", "ownlink", "adapterlink", "commit", "store", "series", "mistakes"),
+    3: ("troubles", "audit", "link", "crew", "ownlink", "adapterlink", "commit", "store", "series", "mistakes"),
     4: ("cells", "evidence", "scenario", "rig", "fresh", "proof", "speed", "pending", "plan", "rates", "trace"),
     5: (
         "export",
