@@ -137,4 +137,4 @@ def _show(title: str, rows: Sequence[Row], root: Path, markdown: bool) -> None:
     for line in sources:
         say(line)
     if missing := sum(bool(one.case) for _, cells in rows for one in cells.values()):
-        say(f"{missing} cells are open; on that machine `rollbench matrix --run` measures them")
+        say(f"{missing} cells are open: `rollbench matrix --run` measures them, on that machine")

@@ -41,7 +41,7 @@ class Run:
     pendings: list[Pending] = field(default_factory=list)
     ahead: list[list[Key]] = field(default_factory=list)  # what each launch still to come measures
     share: bool = False  # inference cases share launches too
-    failures: bool = False  # a record too of an engine whose every launch failed
+    failures: bool = False  # a record also of an engine whose every launch failed
     until: float = math.inf  # of time.monotonic(): nothing is begun that would end later
 
     def schedule(self, group: Group | None = None) -> list[Slot]:

@@ -125,14 +125,15 @@ def test_tables_are_whole_and_show_hostile_text_as_text(results: Path) -> None:
     store.save(probed("rl_step/tiny-grpo", unsupported="<b>[x](y)|\u202e\x1b[31m", samples={}), results)
     done = rollbench("matrix", "--markdown", "--all")
     assert done.returncode == 0, done.stderr
-    tables = [part for part in done.stdout.split("**features on ") if part.startswith(("synthetic", "amd"))]
-    assert done.stdout.count("**features on ") == 4
+    _, *tables = done.stdout.split("**features on ")
+    assert len(tables) == 4  # this machine and three invented ones
     assert all(part.count("\n| ") == len(PROBES) + 2 for part in tables)
     shown = done.stdout + rollbench("matrix").stdout
     assert not any(bad in shown for bad in ("\u202e", "\x1b"))
     assert "<b>" not in done.stdout
 
 
+@pytest.mark.skipif(bool(machine.gpu_names()), reason="its cases would be those for a GPU")
 def test_the_command_measures_what_is_missing_once(results: Path) -> None:
     chosen = "matrix", "-e", "fake", "--feature", "sleep level 1 (w*", "--feature", "speculative decoding"
     assert rollbench(*chosen).stdout.count("not measured") == 2
