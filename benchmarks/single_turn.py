@@ -1,13 +1,16 @@
 """Single-turn: prompts that share nothing (or a group's samples, one prompt), each answered with exactly so many tokens
 from a cold prefix cache. All at once as a rollout batch is, or arriving one after another as a server's load does."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks import CPU, GPU, HALF, SEVEN
 from harness.inference import Inference
 from harness.rollouts import Requests
 from harness.workload import Seed, arriving, grouped, independent
+
+Native = Mapping[str, Mapping[str, Any]]  # engine: its own flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,11 @@ class SingleTurn(Inference):
 TINY = SingleTurn(model="tiny-qwen3", options=CPU, steps=8)
 B05 = SingleTurn(model=HALF, gpus=1, options=GPU, prompts=512, output_tokens=128, steps=10)
 B7 = replace(B05, model=SEVEN)
+SPECULATIVE: Native = {  # tokens guessed from what stands in the prompt and the answer, which needs no second model
+    "vllm": {"speculative_config": {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4}},
+    "sglang": {"speculative_algorithm": "NGRAM", "speculative_num_draft_tokens": 4},
+}
+PIPELINE: Native = {"vllm": {"pipeline_parallel_size": 2}, "sglang": {"pp_size": 2}}
 SERVED = replace(TINY, prompts=16, output_tokens=32, stream=True, rate=8.0)
 
 CASES = {
@@ -47,6 +55,7 @@ CASES = {
     "tiny-16-compiled": replace(TINY, options=replace(CPU, eager=False)),
     "tiny-16-multiprocessing": replace(TINY, options=replace(CPU, multiprocessing=True)),
     "tiny-16-no-prefix-caching": replace(TINY, options=replace(CPU, prefix_caching=False)),
+    "tiny-16-speculative": replace(TINY, options=replace(CPU, native=SPECULATIVE)),
 } | {
     f"{size}-{name}": case
     for size, base in (("0.5B", B05), ("7B", B7))
@@ -64,6 +73,9 @@ CASES = {
         "512-no-prefix-caching": replace(base, options=replace(GPU, prefix_caching=False)),
         "512-memory-0.6": replace(base, options=replace(GPU, memory_fraction=0.6)),
         "512-memory-0.9": replace(base, options=replace(GPU, memory_fraction=0.9)),
+        "128-speculative": replace(base, prompts=128, options=replace(GPU, native=SPECULATIVE)),
+        "128-tp2": replace(base, prompts=128, gpus=2, options=replace(GPU, tensor_parallel=2)),
+        "128-pp2": replace(base, prompts=128, gpus=2, options=replace(GPU, native=PIPELINE)),
         **{
             f"128-{backend}": replace(base, prompts=128, options=replace(GPU, attention=backend))
             for backend in ("fa3", "flashinfer", "triton", "torch-native")

@@ -6,6 +6,7 @@ from harness.errors import UserError, nearest
 from harness.gpus import handles, nvml
 
 GIB = 1 << 30
+FA3 = range(80, 91)  # capabilities at which SGLang takes it
 
 
 @dataclass(frozen=True)

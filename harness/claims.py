@@ -14,12 +14,13 @@ from harness.findings import (
     at_most,
     better_than,
     faster,
+    proves,
     runs,
     similar,
     untested,
-    uses,
     version,
 )  # fmt: skip
+from harness.probes import PROBES, uses
 from harness.record import Record
 from harness.standings import NAMES, Standing
 
@@ -119,6 +120,13 @@ def _gpu(engine: str, gpu: str, name: str, backend: str, works: bool) -> Claim:
 
 def _not_yet(name: str, why: str) -> list[Claim]:
     return [Claim(_FEATURES, f"{name}: {NAMES[engine]} yes", untested(why)) for engine in NAMES]
+
+
+def _feature(name: str) -> list[Claim]:
+    """Of each engine, what the matrix says of a feature."""
+    probe = PROBES[name]
+    tests = {engine: untested(probe.why) if probe.why else proves(engine, probe) for engine in NAMES}
+    return [Claim(_FEATURES, f"{name}: {NAMES[engine]} yes", test, probe.cases) for engine, test in tests.items()]
 
 
 def _default_on_gpu(record: Record) -> bool:
@@ -228,16 +236,12 @@ CLAIMS: tuple[Claim, ...] = (
     speed(_TROUBLE, "vLLM out of memory: enforce_eager takes less", better_than("vllm", "eager"),
           ("single_turn/*-eager",), "peak_memory"),
 
-    *both(_FEATURES, "GRPO", "rl_step/*-grpo"), *both(_FEATURES, "PPO with GAE", "rl_step/*-ppo"),
-    *both(_FEATURES, "RLOO", "rl_step/*-rloo"), *both(_FEATURES, "DAPO", "rl_step/*-dapo"),
-    *both(_FEATURES, "LoRA", "rl_step/*-lora", "adapter_sync/*-lora"),
-    *both(_FEATURES, "tensor parallel", "*-tp[0-9]*"), *both(_FEATURES, "pipeline parallel", "*-pp[0-9]*"),
-    *both(_FEATURES, "FSDP2 training", "rl_step/*-ranks"),
-    *_not_yet("Megatron training", "trainers/ has FSDP2 alone"),
-    *_not_yet("multi-node", "every machine was one node"),
+    *_feature("GRPO"), *_feature("PPO with GAE"), *_feature("RLOO"), *_feature("DAPO"), *_feature("LoRA"),
+    *_feature("tensor parallel"), *_feature("pipeline parallel"), *_feature("FSDP2 training"),
+    *_feature("Megatron training"), *_feature("multi-node"),
     _cached(_FEATURES, "sglang", "prefix caching: SGLang yes (RadixAttention)"),
     _cached(_FEATURES, "vllm", "prefix caching: vLLM yes (PagedAttention)"),
-    *both(_FEATURES, "speculative decoding", "*-speculative*"),
+    *_feature("speculative decoding"),
     *_not_yet("Ray (not in the old guide)", "launches are local processes"),
     *_not_yet("several inference engines (num_inference_engines)", "every case has one inference engine"),
 

@@ -22,6 +22,7 @@ from harness import (
     gate_commands,
     history_commands,
     machine,
+    matrix_commands,
     models,
     recommend_commands,
     report_commands,
@@ -49,6 +50,7 @@ run_commands.add(app)
 exchange_commands.add(app)
 gate_commands.add(app)
 history_commands.add(app)
+matrix_commands.add(app)
 recommend_commands.add(app)
 report_commands.add(app)
 config_commands.add(app)

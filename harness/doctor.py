@@ -5,22 +5,15 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness import envs, machine, paths, store
+from harness import envs, machine, paths, store, troubles
 from harness.errors import UserError
 from harness.gpus import VISIBLE
+from harness.troubles import Finding
 
 DISK_GIB = 8  # both CPU environments with uv's cache
-
-
-@dataclass(frozen=True)
-class Finding:
-    state: Literal["ok", "warning", "error"]
-    what: str
-    advice: str = ""
 
 
 def findings(root: Path) -> Iterator[Finding]:
@@ -34,6 +27,7 @@ def findings(root: Path) -> Iterator[Finding]:
     yield _load()
     yield _shared_memory()
     yield _disk()
+    yield from troubles.findings()
     for engine in ("sglang", "vllm"):
         yield _environment(engine)
     yield _other_lanes()

@@ -4,15 +4,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
 
-from harness import compare, gate, stats, together
+from harness import compare, gate, probes, stats, together
 from harness.compare import Ratio
 from harness.gate import Cell, Looks, Verdict
 from harness.metrics import METRICS
+from harness.probes import State
 from harness.record import Record
 from harness.standings import NAMES, PAIR, Standing
-from harness.worker.options import ATTENTION
 
 
 class Says(StrEnum):
@@ -130,36 +130,34 @@ def _level(told: str, engine: str, low: float, high: float) -> Test:
     return each(told, check, [engine])
 
 
-def runs(engine: str, only: Callable[[Record], bool] = lambda record: True, yes: Says = Says.HOLDS) -> Test:
+def runs(
+    engine: str,
+    only: Callable[[Record], bool] = lambda record: True,
+    yes: Says = Says.HOLDS,
+    judge: Callable[[Record], probes.Said] = probes.outcome,
+) -> Test:
     """That an engine does it: launches ended well and their certificates hold. `yes` FAILS: that it does not."""
 
     def check(standing: Standing, metric: str) -> Said:
         record = standing.records.get(engine)
         if record is None or not only(record):
             return None
-        if record.unsupported:
-            refused = Says.HOLDS if yes == Says.FAILS else Says.FAILS
-            return refused if standing.gpu else Says.NONE, f"refuses: {record.unsupported}"
-        if not record.good:
-            return Says.OPEN, f"failed: {(record.launches[0].error or '').splitlines()[0]}"
-        if record.broken:
-            return Says.NONE, f"invalid: {record.broken[0]}"
-        count = len(record.good)
-        return yes, f"{NAMES[engine]} ran it in {count} launch{'' if count == 1 else 'es'}"
+        state, words = judge(record)
+        launches = f"{len(record.good)} launch{'' if len(record.good) == 1 else 'es'}"
+        refused = Says.HOLDS if yes == Says.FAILS else Says.FAILS
+        return {
+            State.NO: (refused if standing.gpu else Says.NONE, f"refuses: {words}"),
+            State.FAILED: (Says.OPEN, f"failed: {words}"),
+            State.INVALID: (Says.NONE, f"invalid: {words}"),
+            State.YES: (yes, f"{NAMES[engine]} ran it in {launches}"),
+        }[state]
 
     return each(f"{NAMES[engine]} {'does' if yes == Says.HOLDS else 'cannot do'} it", check, [engine])
 
 
-def uses(gpus: Sequence[str], attention: str) -> Callable[[Record], bool]:
-    """Records of a machine with one of these GPUs (any, where none is named) and this attention backend."""
-    names = {name for row in ATTENTION.items() if row[0] == attention for name in (row[0], *row[1])}
-
-    def only(record: Record) -> bool:
-        used: Any = [record.flags.get("attention_backend"), record.options.get("attention")]
-        there = any(name in gpu for gpu in record.machine.gpus for name in gpus or [""])
-        return there and any(str(value).strip("[]'") in names for value in used)
-
-    return only
+def proves(engine: str, probe: probes.Probe) -> Test:
+    """That an engine does what a probe of the matrix asks for."""
+    return runs(engine, probe.speaks, judge=probe.outcome)
 
 
 def better_than(engine: str, ending: str) -> Test:

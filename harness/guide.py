@@ -36,7 +36,8 @@ in the other:
     "Common scenarios": """Each is a case of that name: `rollbench run 'single_turn/*-gsm8k'`, `'multi_turn/*-agent'`,
 `'single_turn/*-code'`, `'single_turn/*-memory'`.
 """,
-    "Feature support": """A feature counts as there when an engine did it in a record whose certificates hold.
+    "Feature support": """A feature counts as there when an engine did it in a record whose certificates hold, those of
+the feature among them; `rollbench matrix` has the same for more features, a table for each machine.
 """,
     "Installation": """Each engine has an environment of its own, from a hash-locked lock: `nox -s env-sglang env-vllm`
 builds them, `rollbench doctor` says what is missing. Trainer and engine are processes of their own, so that one machine

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness import memory
-from harness.cards import Card
+from harness.cards import FA3, Card
 from harness.memory import GIB
 from harness.shapes import Shape, tensors
 from harness.skyrl import Config
@@ -187,7 +187,7 @@ MISTAKES = (
     Mistake("error", TURNS, lambda a: a.sglang and a(TURNS, True) is False,
             "`use_conversation_multi_turn=False` is not supported for SGLang backend",
             "use_conversation_multi_turn: true"),
-    Mistake("error", ATTENTION, lambda a: fa3(a, lambda sm: not 80 <= sm <= 90),
+    Mistake("error", ATTENTION, lambda a: fa3(a, lambda sm: sm not in FA3),
             "FlashAttention v3 Backend requires SM>=80 and SM<=90", FLASHINFER),
     Mistake("warning", ATTENTION, lambda a: fa3(a, lambda sm: 80 < sm < 90),
             "the guide says that fa3 does not run on this GPU (SGLang's own check lets it pass)", FLASHINFER),

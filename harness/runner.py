@@ -41,6 +41,7 @@ class Run:
     pendings: list[Pending] = field(default_factory=list)
     ahead: list[list[Key]] = field(default_factory=list)  # what each launch still to come measures
     share: bool = False  # inference cases share launches too
+    failures: bool = False  # a record also of an engine whose every launch failed
     until: float = math.inf  # of time.monotonic(): nothing is begun that would end later
 
     def schedule(self, group: Group | None = None) -> list[Slot]:
@@ -120,11 +121,11 @@ class Run:
                 todo = todo[len(ended) :]
 
     def _save_records(self, name: str, scenario: Scenario, pending: Pending) -> list[Path]:
-        """A record for each engine that has a good launch; the failed ones stand in it too."""
+        """A record for each engine that has a good launch, or with `failures` any; the failed ones stand in it too."""
         records = []
         for environment in self.environments:
             parts = list(pending.parts(environment.engine))
-            if any(part.launch.error is None for part in parts):
+            if any(self.failures or part.launch.error is None for part in parts):
                 path = store.save(_record(pending.run, name, scenario, environment, parts), self.root)
                 for part in parts:
                     store.keep(self.root / ".work" / "logs" / part.log, path)
@@ -224,7 +225,7 @@ def _usable(pending: Pending, slots: Sequence[Slot], slot: Slot) -> bool:
 
 
 def _record(run: str, name: str, scenario: Scenario, environment: Environment, parts: Sequence[Part]) -> Record:
-    said = next(part for part in parts if part.launch.error is None)
+    said = next((part for part in parts if part.launch.error is None), parts[0])
     return Record(
         run=run,
         case=name,

@@ -79,7 +79,10 @@ def record(machine: str, name: str, engine: str, turn: int) -> Record:
 
 @cache
 def _cases() -> dict[str, tuple[int, dict[str, Any], dict[str, Any]]]:
-    return {name: (case.gpus, case.params(), case.options.of("fake")) for name, case in scenario.cases().items()}
+    return {
+        name: (case.gpus, case.params(), case.options.of("") | {"native": dict(case.options.native)})
+        for name, case in scenario.cases().items()
+    }
 
 
 def _launch(

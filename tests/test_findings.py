@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness import evidence, findings, machine, standings, store, together
+from harness import evidence, findings, machine, probes, standings, store, together
 from harness.claims import CLAIMS, Claim, judge
 from harness.findings import Says, Test
 from harness.record import Certificate, Record
@@ -102,11 +102,11 @@ def test_an_attention_backend_on_a_gpu(tmp_path: Path) -> None:
     by_flag = record("sglang", machine=GPU, flags={"attention_backend": "fa3"}, case="single_turn/a")
     by_option = record("vllm", machine=GPU, options={"attention": "flashinfer"}, case="single_turn/b")
     found = shown(tmp_path, by_flag, by_option, record("vllm", machine=CPU, flags={"attention_backend": "fa3"}))
-    assert says(findings.runs("sglang", findings.uses(["H100"], "fa3")), found) == Says.HOLDS
-    assert says(findings.runs("sglang", findings.uses([], "fa3")), found) == Says.HOLDS
-    assert says(findings.runs("sglang", findings.uses(["A100"], "fa3")), found) == Says.NONE
-    assert says(findings.runs("vllm", findings.uses([], "fa3")), found) == Says.NONE  # no GPU there
-    assert says(findings.runs("vllm", findings.uses(["H100"], "flashinfer")), found) == Says.HOLDS
+    assert says(findings.runs("sglang", probes.uses(["H100"], "fa3")), found) == Says.HOLDS
+    assert says(findings.runs("sglang", probes.uses([], "fa3")), found) == Says.HOLDS
+    assert says(findings.runs("sglang", probes.uses(["A100"], "fa3")), found) == Says.NONE
+    assert says(findings.runs("vllm", probes.uses([], "fa3")), found) == Says.NONE  # no GPU there
+    assert says(findings.runs("vllm", probes.uses(["H100"], "flashinfer")), found) == Says.HOLDS
 
 
 def test_better_than_another_case(tmp_path: Path) -> None:

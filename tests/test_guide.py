@@ -15,8 +15,6 @@ from tests import synthetic
 from tests.factory import record
 from tests.test_cli import rollbench
 
-NO_CASE_YET = ("*-pp[0-9]*", "*-speculative*")
-
 
 def text(root: Path) -> str:
     return guide.text(list(plots.sections(evidence.read(root))), "../results")
@@ -39,7 +37,7 @@ def test_a_claim_names_what_there_is(claim: "guide.Claim") -> None:
     assert not claim.metric or claim.metric in METRICS
     names = list(scenario.cases())
     for pattern in claim.cases:
-        if pattern not in NO_CASE_YET and "70B-ipc" not in pattern and "70B-own" not in pattern:
+        if "70B-ipc" not in pattern and "70B-own" not in pattern:
             assert any(fnmatchcase(name, pattern) for name in names), pattern
 
 

@@ -20,7 +20,7 @@ from tests.factory import START, launch, record
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[Standing]]:
     root = tmp_path_factory.mktemp("results")
-    synthetic.write(synthetic.records(700), root)
+    synthetic.write(synthetic.records(800), root)
     found = standings.standings(evidence.read(root))
     return {key: list(group) for key, group in groupby(found, lambda s: (s.key.machine, s.key.scenario))}
 

@@ -24,7 +24,7 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     ),
     1: ("client", "together", "efficiency", "gate", "machine", "models", "workload", "worker", "cards", "skyrl"),
     2: ("envs", "record", "senders", "sampler", "memory", "migrate"),
-    3: ("audit", "link", "crew", "ownlink", "adapterlink", "commit", "store", "series", "mistakes"),
+    3: ("troubles", "audit", "link", "crew", "ownlink", "adapterlink", "commit", "store", "series", "mistakes"),
     4: ("cells", "evidence", "scenario", "rig", "fresh", "proof", "speed", "pending", "plan", "rates", "trace"),
     5: (
         "export",
@@ -41,6 +41,7 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
     ),
     6: (
         "beside",
+        "probes",
         "standings",
         "asv_history",
         "rivals",
@@ -52,11 +53,11 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
         "clientcheck",
         "crosscheck",
     ),
-    7: ("asv_environment", "findings", "plots", "runner", "session", "verdicts"),
+    7: ("asv_environment", "findings", "matrix", "plots", "runner", "session", "verdicts"),
     8: ("claims", "draw", "gate_commands", "history_commands", "config_commands"),
     9: ("page", "recommend", "report"),
     10: ("guide",),
-    11: ("exchange_commands", "recommend_commands", "report_commands", "run_commands"),
+    11: ("exchange_commands", "matrix_commands", "recommend_commands", "report_commands", "run_commands"),
     12: ("cli",),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}

@@ -30,6 +30,7 @@ RESOLVED = (  # flags that SGLang may set itself and that bear on a result
     "chunked_prefill_size", "max_prefill_tokens", "max_running_requests", "max_total_tokens", "mem_fraction_static",
     "page_size", "kv_cache_dtype", "schedule_policy", "disable_overlap_schedule", "tp_size", "cuda_graph_bs_decode",
     "disable_cuda_graph", "disable_prefill_cuda_graph", "disable_radix_cache", "quantization",
+    "pp_size", "speculative_algorithm",
 )  # fmt: skip
 INSTALL = "harness.worker.inside.sglang_install"
 TAGS = {"weights": "weights", "kv_cache": "kv_cache", "cuda_graphs": "cuda_graph"}  # of memory that is released

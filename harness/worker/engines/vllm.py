@@ -108,6 +108,7 @@ class VLLM:
             "compilation": str(graphs.mode),
             "cudagraph_mode": str(graphs.cudagraph_mode),
             "cudagraph_max": max(graphs.cudagraph_capture_sizes or [0]),
+            "speculative_method": getattr(config.speculative_config, "method", None),
         }
 
     async def answer(self, ids: list[int], count: int, sampling: Sampling, report: Report = unheard) -> Answer:
