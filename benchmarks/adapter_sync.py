@@ -20,7 +20,7 @@ class AdapterSync(Scenario):
     the engine takes it in place of the last one, and is ready when it is on the device and the prefix cache is empty.
     The base of the weights is brought in once, before the first step."""
 
-    shares = True
+    shares = "weights"
     warmup: int = 3
     steps: int = 20
 

@@ -23,7 +23,7 @@ class InflightSync(Scenario):
     """`prompts` that share nothing, all at once, interrupted when `after` of their tokens are out. `mode`: what becomes
     of those that run (`harness.worker.engines.Engine.pause`). `transport` and `how` as in weight_sync."""
 
-    shares = True
+    shares = "weights"
     mode: Mode
     after: float = 0.5
     prompts: int = 256

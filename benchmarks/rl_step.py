@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from benchmarks import CPU, GPU, HALF
-from harness import efficiency, fresh, machine, models, rates, stats
+from harness import efficiency, fresh, machine, rates, stats
 from harness.audit import figures
 from harness.crew import Crew, Lesson
 from harness.metrics import FROM_TRAINER
@@ -34,11 +34,15 @@ Between = Callable[[], object]
 class RLStep(Scenario):
     """`prompts`, `samples` answers to each of `output_tokens` a turn, learnt as `lesson` says by a trainer of `ranks`.
 
+    Cases of equal engine settings share a launch: each begins with the weights of its own trainer.
+
     colocated: the trainer is on the engine's GPUs; with `sleeps` the engine gives its memory back while the trainer
     learns, and the trainer moves its own to the host while the engine answers. lag: 0, each step learns from what the
     newest weights said; 1, it is learnt while the engine answers the next one with the weights of before. goal: the
     reward of held-out prompts that must be reached (0: none).
     """
+
+    shares = "steps"
 
     lesson: Lesson = field(default_factory=Lesson)
     prompts: int = 32
@@ -87,7 +91,7 @@ class RLStep(Scenario):
             | {"bubble_share": answered["bubble_share"], "lag": float(self.lag)}
             | {"phase_hidden": max(-other, 0.0), "phase_other": max(other, 0.0)}
             | {"rl_throughput": answered["tokens"] / phases["step_time"] / max(self.gpus, 1)}
-            | self._mfu(answered["flops"], phases["phase_forward_backward"])
+            | self._mfu(learnt.get("flops", 0.0), phases["phase_forward_backward"])
         )
 
     def _in_turn(self, rig: "Rig", crew: Crew, number: int) -> tuple[Figures, Figures, Figures]:
@@ -125,12 +129,9 @@ class RLStep(Scenario):
         prompt, output = (
             np.concatenate([getattr(out, f"{name}_B") for _, out in turns]) for name in ("prompt", "output")
         )
-        config = models.config(self.model)
-        counted = not efficiency.unsupported(config)
         return {
             "seconds": sum(float(out.seconds) for _, out in turns),
             "tokens": float(prompt.sum() + output.sum()),
-            "flops": 3 * efficiency.flops(config, prompt, 0 * prompt, output) if counted else 0.0,
             "bubble_share": figures(*turns[0])["bubble_share"],
         }
 
@@ -197,7 +198,7 @@ TINY = RLStep(
     lesson=Lesson(settings=SMALL, options=WORDS, changes={"kl": 0.0}, warm_up=START),
     output_tokens=5, steps=8,
 )  # fmt: skip
-LARGE = {"rate": 1e-6, "checkpointing": True}
+LARGE = {"rate": 1e-6, "compiled": True, "budget": 8192, "chunk": 4096}
 B05 = RLStep(
     model=HALF, gpus=1, options=replace(GPU, memory_fraction=0.4), prompts=64, samples=8, input_tokens=128,
     output_tokens=512, lesson=Lesson(settings=LARGE),

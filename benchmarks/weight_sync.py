@@ -35,7 +35,7 @@ class WeightSync(Scenario):
     `restart`: in a run's first pair the engine starts on the weights of the proof, as a checkpoint on disk.
     """
 
-    shares = True
+    shares = "weights"
     transport: Transport = "ipc"
     how: Literal["auto", "graph", "foreach", "copies", "loader"] = "graph"
     senders: int = 1

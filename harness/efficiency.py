@@ -120,6 +120,17 @@ def flops(config: Config, prompt_B: npt.ArrayLike, cached_B: npt.ArrayLike, outp
     return 2.0 * s.layers * s.active * computed + 2.0 * s.head * int(output.sum()) + 4.0 * s.layers * s.q * contexts
 
 
+def training_flops(
+    config: Config, prompt_B: npt.ArrayLike, output_B: npt.ArrayLike, *, adapter: bool = False, critic: bool = False
+) -> float:
+    """FLOPs of the forward and backward passes over a batch, recomputation not counted: three times the forward pass,
+    twice where an adapter alone learns (its own few left out). `critic`: a second model of these layers learns too,
+    with one number in place of the output matrix."""
+    forward, s = flops(config, prompt_B, 0 * np.asarray(prompt_B), output_B), _sizes(config)
+    beside = forward - 2.0 * s.head * int(np.asarray(output_B, np.int64).sum())
+    return (2 if adapter else 3) * forward + (3 * beside if critic else 0.0)
+
+
 def bytes_read(
     config: Config, prompt_B: npt.ArrayLike, output_B: npt.ArrayLike, dtype_bytes: float, steps: int | None = None
 ) -> float:

@@ -31,7 +31,7 @@ def grouped(cases: Mapping[str, Scenario], share: bool = False) -> list[Group]:
     what changes an engine's weights or memory shares no launch with what only asks it."""
     found: list[tuple[object, dict[str, Scenario]]] = []
     for name, case in cases.items():
-        why = "shares" if case.shares else "share" if share and isinstance(case, Inference) else name
+        why = case.shares or ("share" if share and isinstance(case, Inference) else name)
         settings = why, case.model, case.gpus, case.options
         together = next((group for other, group in found if other == settings), None)
         if together is None:

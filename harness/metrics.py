@@ -213,8 +213,8 @@ _ROWS += (
         "",
         "higher",
         _USE,
-        "model FLOPs of forward and backward passes (three times a forward pass; recomputation not counted) over their "
-        "seconds and the peak bf16 rate of the trainer's GPUs",
+        "model FLOPs of forward and backward passes (three times a forward pass, twice where an adapter alone learns, "
+        "and a critic's; recomputation not counted) over their seconds and the peak bf16 rate of the trainer's GPUs",
     ),
     *(
         (

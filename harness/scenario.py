@@ -48,11 +48,12 @@ class Options:
 class Scenario(ABC):
     """Parameters of a measurement, and how one step of it runs. `gpus` 0: a CPU suffices.
 
-    `steady`: the metric that must have settled before steps count, and must not drift while they do. `shares`: cases
-    differ only in what is done to a running engine, so those of equal settings are measured in turn in one launch.
+    `steady`: the metric that must have settled before steps count, and must not drift while they do. `shares`: the
+    cases of all scenarios that say the same differ only in what is done to a running engine, so those of equal settings
+    are measured in turn in one launch.
     """
 
-    shares: ClassVar[bool] = False
+    shares: ClassVar[str] = ""
 
     model: str
     gpus: int = 0

@@ -84,6 +84,13 @@ def test_flops_and_bytes_are_the_sums_over_tokens(requests: list[tuple[int, int,
     assert efficiency.bytes_read(CONFIG, prompt_B, output_B, 2) == 2 * (weights + cache)
 
 
+def test_training_goes_back_and_forth_over_what_learns() -> None:
+    forward, head = efficiency.flops(CONFIG, [3, 5], [0, 0], [4, 2]), 2 * 80 * 6
+    assert efficiency.training_flops(CONFIG, [3, 5], [4, 2]) == 3 * forward
+    assert efficiency.training_flops(CONFIG, [3, 5], [4, 2], adapter=True) == 2 * forward
+    assert efficiency.training_flops(CONFIG, [3, 5], [4, 2], critic=True) == 6 * forward - 3 * head
+
+
 def test_steps_that_the_engine_counted() -> None:
     more = efficiency.bytes_read(CONFIG, [3], [2], 4, steps=5) - efficiency.bytes_read(CONFIG, [3], [2], 4)
     assert more == 4 * 3 * (efficiency.parameters(CONFIG) - 80)

@@ -42,6 +42,15 @@ def test_cases_share_where_their_engine_is_the_same(other: Scenario, together: b
     assert names(grouped({"a": SYNC, "b": other})) == ([["a", "b"]] if together else [["a"], ["b"]])
 
 
+def test_the_algorithms_of_a_model_share_each_launch_but_not_with_syncs_of_its_weights() -> None:
+    known = cases()
+    chosen = {name: known[name] for name in ("rl_step/0.5B-grpo", "rl_step/0.5B-ppo", "rl_step/0.5B-grpo-lora")}
+    awake, sync = known["rl_step/0.5B-grpo-awake"], known["weight_sync/0.5B-ipc"]
+    assert names(grouped(chosen)) == [list(chosen)]
+    assert awake.options == sync.options
+    assert names(grouped({"a": awake, "b": sync})) == [["a"], ["b"]]
+
+
 def test_inference_cases_share_only_when_asked_and_never_with_what_changes_the_engine() -> None:
     chosen = {"a": TURN, "b": SYNC, "c": replace(TURN, prompts=3), "d": replace(TURN, options=Options()), "e": SYNC}
     assert names(grouped(chosen)) == [["a"], ["b", "e"], ["c"], ["d"]]

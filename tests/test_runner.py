@@ -144,7 +144,7 @@ def test_engine_that_cannot_start_is_not_started_again(tmp_path: Path) -> None:
 class Own(SingleTurn):
     """A case of one engine alone, which may share its launch."""
 
-    shares: ClassVar[bool] = True
+    shares: ClassVar[str] = "weights"
     mine: str = "fake"
 
     @property

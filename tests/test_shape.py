@@ -21,8 +21,9 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
         "progress",
         "segments",
         "skyrl_keys",
+        "efficiency",
     ),
-    1: ("client", "together", "efficiency", "gate", "machine", "models", "workload", "worker", "cards", "skyrl"),
+    1: ("client", "together", "gate", "machine", "models", "workload", "worker", "cards", "skyrl"),
     2: ("envs", "record", "senders", "sampler", "memory", "migrate"),
     3: ("troubles", "audit", "link", "crew", "ownlink", "adapterlink", "commit", "store", "series", "mistakes"),
     4: ("cells", "evidence", "scenario", "rig", "fresh", "proof", "speed", "pending", "plan", "rates", "trace"),
@@ -63,7 +64,7 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 SAME_LEVEL = {
     ("rig", "scenario"), ("record", "machine"), ("groups", "inference"), ("ownlink", "link"), ("adapterlink", "link"),
-    ("crew", "link"),     ("proof", "fresh"),
+    ("crew", "link"),     ("proof", "fresh"),   ("efficiency", "shapes"),
 }  # fmt: skip
 FILES = sorted((PROJECT / "harness").rglob("*.py"))
 TRAINERS = sorted((PROJECT / "trainers").rglob("*.py"))

@@ -104,6 +104,7 @@ class Backbone(nn.Module):
     def __init__(self, hf: Any) -> None:
         super().__init__()
         self.hf = hf
+        self.fused = False  # what is done to logits is compiled too
 
     def hidden(self, inputs: Inputs) -> Tensor:
         """Shape (n, hidden size)."""
@@ -120,9 +121,10 @@ class Policy(Backbone):
     ) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities of the own tokens, and the entropies where they were drawn; shape n, float32."""
         hidden_nD, head_VD = self.hidden(inputs), self.hf.get_output_embeddings().weight
+        how: dict[str, Any] = {"temperature": temperature, "chunk": chunk, "fused": self.fused}
         if entropy:
-            return logprobs_and_entropy(hidden_nD, head_VD, inputs.target_n, temperature=temperature, chunk=chunk)
-        return logprobs(hidden_nD, head_VD, inputs.target_n, temperature=temperature, chunk=chunk), None
+            return logprobs_and_entropy(hidden_nD, head_VD, inputs.target_n, **how)
+        return logprobs(hidden_nD, head_VD, inputs.target_n, **how), None
 
 
 class Critic(Backbone):

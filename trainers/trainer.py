@@ -15,7 +15,7 @@ from trainers.fsdp import Ranks
 from trainers.learner import Learner, Reference
 from trainers.logprobs import spread
 from trainers.micro import cut
-from trainers.model import Critic, Policy
+from trainers.model import Backbone, Critic, Policy
 from trainers.offload import Offload
 from trainers.passes import Micro, Passes
 from trainers.phases import Phases
@@ -52,18 +52,21 @@ class Trainer:
         if algorithm.kl.coefficient and not settings.lora:
             self.reference = Reference(Policy(self._load()), self.dtype, self.device, ranks)
         for learner in self._learners():
-            self._speed(learner.network.hf)
+            self._speed(learner.network)
+        if self.reference:
+            self._speed(self.reference.network)
 
     def _load(self) -> Any:
         """A model as it is on the disk; where it is to be is the learner's work."""
         way = self.settings.attention or ("" if self.passes.pack else "sdpa")
         return model.load(self.path, self.dtype, self.device, seed=self.settings.seed, attention_by=way, keep=True)
 
-    def _speed(self, hf: Any) -> None:
+    def _speed(self, network: Backbone) -> None:
         if self.settings.checkpointing:
-            model.checkpointed(hf)
+            model.checkpointed(network.hf)
         if self.settings.compiled:
-            model.compiled(hf)
+            model.compiled(network.hf)
+            network.fused = True
 
     def _learners(self) -> list[Learner]:
         return [self.policy, *([self.critic] if self.critic else [])]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness import efficiency
 from harness.rollouts import Layout, Rollouts
 from harness.worker.__main__ import serve
 from harness.worker.flat import Piece, Slot
@@ -55,8 +56,8 @@ class Training(Sender):
         found = replace(found, kl=kl, **changes)
         self.trainer = Trainer(model, found, chosen(settings | {"dtype": dtype}), device, joined)
         self.task = TASKS[task](**options)
-        vocabulary = json.loads(Path(model, "config.json").read_text())["vocab_size"]
-        self.codec = suited(model, vocabulary, words=task == "gsm8k")
+        self.config = json.loads(Path(model, "config.json").read_text())
+        self.codec = suited(model, self.config["vocab_size"], words=task == "gsm8k")
         self.slots = [Slot(*slot) for slot in self.trainer.policy.held.slots]
         self.pieces = [Piece(*piece) for piece in self.trainer.policy.held.pieces]
         self.buffer = self.trainer.policy.held.buffer
@@ -131,7 +132,18 @@ class Training(Sender):
         rewards = [reward for talks in self.talks.pop(step) for reward in talks.rewards()]
         seconds = time.perf_counter() - start
         found = dict(self.trainer.train(batch))
-        return found | {"reward": sum(rewards) / len(rewards), "reward_s": seconds}
+        return found | self._work(batch) | {"reward": sum(rewards) / len(rewards), "reward_s": seconds}
+
+    def _work(self, batch: Any) -> dict[str, float]:
+        """Model FLOPs of the forward and backward passes over a batch, where this model's are counted."""
+        if efficiency.unsupported(self.config):
+            return {}
+        prompt_B, own_B, trainer = batch.length_B - batch.own_B, batch.own_B, self.trainer
+        alone = trainer.settings.lora is not None
+        found = efficiency.training_flops(
+            self.config, prompt_B, own_B, adapter=alone, critic=trainer.critic is not None
+        )
+        return {"flops": found * trainer.settings.epochs}
 
     def agree(self, step: int) -> dict[str, float]:
         """How far the engine's log-probabilities of a step's answers are from those of the weights as they are now."""
