@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import efficiency
+from harness.efficiency import training_flops, unsupported
 from harness.rollouts import Layout, Rollouts
 from harness.worker.__main__ import serve
 from harness.worker.flat import Piece, Slot
@@ -136,13 +136,11 @@ class Training(Sender):
 
     def _work(self, batch: Any) -> dict[str, float]:
         """Model FLOPs of the forward and backward passes over a batch, where this model's are counted."""
-        if efficiency.unsupported(self.config):
+        if unsupported(self.config):
             return {}
         prompt_B, own_B, trainer = batch.length_B - batch.own_B, batch.own_B, self.trainer
         alone = trainer.settings.lora is not None
-        found = efficiency.training_flops(
-            self.config, prompt_B, own_B, adapter=alone, critic=trainer.critic is not None
-        )
+        found = training_flops(self.config, prompt_B, own_B, adapter=alone, critic=trainer.critic is not None)
         return {"flops": found * trainer.settings.epochs}
 
     def agree(self, step: int) -> dict[str, float]:
