@@ -74,7 +74,9 @@ class Trainer:
     def train(self, batch: Batch) -> dict[str, float]:
         """Learn from a batch. Figures of `algorithms.loss`, means over its optimiser steps, `reward`, `gradient_norm`,
         the mismatch with the rollout engine, tokens; seconds of each phase (`…_s`) with the device synchronised, and on
-        a GPU the peak memory of each (`…_bytes`)."""
+        a GPU the peak memory of each (`…_bytes`). Raises RuntimeError while it is offloaded."""
+        if self.away.away:
+            raise RuntimeError("the trainer is offloaded: bring it back first")
         batch, phase = batch.to(self.device), self.phases.phase
         self.phases.figures()
         with phase("logprobs_old"):

@@ -163,19 +163,29 @@ class Training(Sender):
         return dict(self.trainer.onload())
 
     def update(self, step: int | None) -> float:
-        """For a proof: the weights become others, by noise of that step; 0 leaves them."""
+        """For a proof: the weights that are sent become others, by noise of that step; 0 leaves them. Masters stay as
+        they are, which may be away."""
         import torch
 
         if step:
             generator = torch.Generator(self.device).manual_seed(step % (1 << 31) + self.rank)
-            held = self.trainer.policy.held
             with torch.no_grad():
-                for master in held.masters.values():
-                    noise = torch.randn(master.shape, generator=generator, device=master.device)
-                    master.add_(noise, alpha=NOISE)
-            held.publish()
+                for one in self._sent():
+                    noise = torch.randn(one.shape, generator=generator, device=one.device, dtype=one.dtype)
+                    one.add_(noise, alpha=NOISE)
             self._fence()
         return 0.0
+
+    def _sent(self) -> list[Any]:
+        """What a sync brings into the engine: the adapter where that goes alone, else this rank's weights."""
+        from trainers.fsdp import local
+        from trainers.lora import named
+
+        chosen = self.trainer.settings.lora
+        if chosen and not chosen.merged:
+            return [local(parameter) for _, parameter in named(self.trainer.policy.network.hf)]
+        spans = (slice(piece.local, piece.local + piece.bytes) for piece in self.pieces)
+        return [self.buffer[span].view(self.dtype) for span in spans]
 
     def checkpoint(self, step: int, folder: str, model: str) -> None:
         """Write the weights as they are now, whole; all ranks must."""

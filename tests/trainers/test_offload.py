@@ -48,6 +48,8 @@ def test_what_is_moved_dropped_and_kept(tmp_path: Path) -> None:
     assert all(p.untyped_storage().nbytes() for p in trainer.policy.network.parameters())
     with pytest.raises(RuntimeError, match="offloaded already"):
         trainer.offload()
+    with pytest.raises(RuntimeError, match="bring it back first"):
+        trainer.train(batch())
     assert trainer.onload()["moved"] == found["moved"]
 
 
