@@ -49,8 +49,9 @@ class Merged:
         self.adapter.clear()
 
     def moved(self) -> list[Tensor]:
-        bases = [base for _, base, _ in self.targets]
-        return [*self.base.moved(), *self.adapter.moved(), self.adapter.buffer, *bases]
+        """What is sent stays: the merged weights, or the adapter."""
+        merged = [self.adapter.buffer, *(base for _, base, _ in self.targets)] if self.targets else []
+        return [*self.base.moved(), *self.adapter.moved(), *merged]
 
     def dropped(self) -> list[Tensor]:
         return self.adapter.dropped()

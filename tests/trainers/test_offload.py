@@ -53,6 +53,17 @@ def test_what_is_moved_dropped_and_kept(tmp_path: Path) -> None:
     assert trainer.onload()["moved"] == found["moved"]
 
 
+def test_an_adapter_that_is_sent_alone_stays(tmp_path: Path) -> None:
+    settings = replace(SMALL, dtype="bfloat16", lora=replace(LORA, merged=False))
+    trainer = Trainer(folder(tmp_path), ALGORITHMS["grpo"], settings)
+    trainer.train(batch())
+    before = {name: one.clone() for name, one in trainer.policy.adapter().items()}
+    logprobs_BT, _ = trainer.logprobs(batch())
+    trainer.offload()
+    assert before.keys() and all(torch.equal(one, before[name]) for name, one in trainer.policy.adapter().items())
+    assert torch.equal(trainer.logprobs(batch())[0], logprobs_BT)
+
+
 def test_views_of_one_storage_move_once() -> None:
     whole = torch.arange(100.0)
     away = Offload(torch.device("cpu"))
