@@ -70,6 +70,7 @@ def test_a_codec_suits_the_vocabulary() -> None:
     folded = suited("m", 1000, words=False)
     assert isinstance(folded, Folded)
     assert folded.decode([i + 32 * 7 for i in CODEC.encode("ab")]) == "ab"
-    assert folded.ends(33)
+    assert folded.decode([i + 32 for i in [*CODEC.encode("ab"), CODEC.end]] + CODEC.encode("c")) == "ab"
+    assert folded.ends(CODEC.end) and not folded.ends(CODEC.end + 32)
     with pytest.raises(ValueError, match="tiny has 20 tokens, the tasks 32 symbols"):
         suited("/models/tiny", 20, words=False)

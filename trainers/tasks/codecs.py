@@ -9,13 +9,11 @@ from trainers.tasks.task import Alphabet, Codec
 
 class Folded(Alphabet):
     """The symbols for a vocabulary of any size, which says each of them by many tokens: for models with random weights,
-    whose rewards then differ as those of a model that knows little."""
+    whose rewards then differ as those of a model that knows little. One token alone ends an output, so that there is as
+    much to learn from as was asked for; its text ends with the first token that says the end."""
 
     def decode(self, ids: Sequence[int]) -> str:
         return super().decode([i % len(self.SYMBOLS) for i in ids])
-
-    def ends(self, token: int) -> bool:
-        return super().ends(token % len(self.SYMBOLS))
 
 
 class Tokenizer:
