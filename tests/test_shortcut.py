@@ -25,6 +25,8 @@ class Core:
 
     def _handle_client_request(self, kind: Any, request: Any) -> None:
         self.seen.append((kind, request))
+        if callable(request):
+            request()
 
     def run(self, ended: threading.Event) -> None:
         while not ended.is_set():
@@ -42,6 +44,9 @@ class Scheduler:
 
     def process_input_requests(self, requests: list[Any]) -> None:
         self.seen += [("add", request) for request in requests]
+        for request in requests:
+            if callable(request):
+                request()
 
     def run(self, ended: threading.Event) -> None:
         while not ended.is_set():
@@ -65,12 +70,11 @@ def engine(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     thread.join(5)
 
 
-def test_requests_are_answered_where_the_engine_takes_its_own(engine: tuple[Any, Listen, Any]) -> None:
-    made, listen, thread = engine
-    where, shortcut = list[Any](), Shortcut()
+def test_requests_are_answered_between_the_engines_own(engine: tuple[Any, Listen, Any]) -> None:
+    made, listen, _ = engine
+    shortcut = Shortcut()
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
-        where.append(threading.current_thread())
         return {"value": request["do"] * 2}
 
     def ask(request: dict[str, Any]) -> bool:
@@ -83,9 +87,47 @@ def test_requests_are_answered_where_the_engine_takes_its_own(engine: tuple[Any,
     assert [shortcut.ask({"do": word}) for word in ("a", "b")] == [{"value": "aa"}, {"value": "bb"}]
     made.give("own")
     assert shortcut.ask({"do": "c"}) == {"value": "cc"}
-    assert where == [thread] * 3
     assert [request for _, request in made.seen if request != "wake"] == ["own"]
     assert not shortcut.use(wanted=False, ask=ask)
+
+
+def test_an_engine_at_work_is_not_disturbed_and_begins_nothing_meanwhile(engine: tuple[Any, Listen, Any]) -> None:
+    made, listen, _ = engine
+    shortcut, order = Shortcut(), list[str]()
+    begun, let, asked = threading.Event(), threading.Event(), threading.Event()
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        order.append("ours begins")
+        asked.set()
+        threading.Event().wait(0.05)
+        order.append("ours ends")
+        return request
+
+    def busy() -> None:
+        begun.set()
+        let.wait(5)
+        order.append("own")
+
+    assert shortcut.use(wanted=True, ask=lambda request: listen(made, request["path"], answer) is None)
+    made.give("wake")
+    made.give(busy)
+    begun.wait(5)
+    waiting = threading.Thread(target=shortcut.ask, args=({"do": "a"},))
+    waiting.start()
+    assert not asked.wait(0.05)
+    let.set()
+    waiting.join(5)
+    asked.clear()
+    waiting = threading.Thread(target=shortcut.ask, args=({"do": "b"},))
+    waiting.start()
+    asked.wait(5)
+    made.give(lambda: order.append("own"))
+    waiting.join(5)
+    made.give("last")
+    while made.seen[-1][1] != "last":
+        threading.Event().wait(0.001)
+    ours = ["ours begins", "ours ends"]
+    assert order == ["own", *ours, *ours, "own"]
 
 
 def test_a_worker_that_is_gone_leaves_the_engine_running(engine: tuple[Any, Listen, Any]) -> None:

@@ -43,8 +43,19 @@ class Shortcut:
 
 
 def listen_in_queue(core: Any, path: str, answer: Answer) -> None:
-    """vLLM's core sleeps at the queue of its requests: ours come in there too, of a kind of their own."""
+    """vLLM's core sleeps at the queue of its requests. While it does ours are answered without waking it, and it leaves
+    the queue only behind that; else they come in there too, of a kind of their own."""
     listener, handle, kind = _listener(path), core._handle_client_request, object()
+    get, door, asleep = core.input_queue.get, threading.Lock(), False
+
+    def sleep(block: bool = True, timeout: float | None = None) -> Any:
+        nonlocal asleep
+        asleep = block
+        try:
+            return get(block, timeout)
+        finally:
+            with door:
+                asleep = False
 
     def dispatch(of: Any, request: Any) -> None:
         request() if of is kind else handle(of, request)
@@ -54,11 +65,15 @@ def listen_in_queue(core: Any, path: str, answer: Answer) -> None:
         try:
             while True:
                 message = wire.receive()
+                with door:
+                    if asleep:
+                        wire.send(answer(message))
+                        continue
                 core.input_queue.put_nowait((kind, lambda message=message: wire.send(answer(message))))
         except Closed:
             return
 
-    core._handle_client_request = dispatch
+    core._handle_client_request, core.input_queue.get = dispatch, sleep
     threading.Thread(target=read, daemon=True).start()
 
 
