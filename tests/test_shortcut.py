@@ -3,6 +3,7 @@
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,14 @@ def engine(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     thread.join(5)
 
 
+def seen(engine: Any, request: str) -> None:
+    """Wait until the engine has come to it."""
+    deadline = time.monotonic() + 5
+    while engine.seen[-1][1] != request:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def test_requests_are_answered_between_the_engines_own(engine: tuple[Any, Listen, Any]) -> None:
     made, listen, _ = engine
     shortcut = Shortcut()
@@ -87,6 +96,7 @@ def test_requests_are_answered_between_the_engines_own(engine: tuple[Any, Listen
     assert [shortcut.ask({"do": word}) for word in ("a", "b")] == [{"value": "aa"}, {"value": "bb"}]
     made.give("own")
     assert shortcut.ask({"do": "c"}) == {"value": "cc"}
+    seen(made, "own")
     assert [request for _, request in made.seen if request != "wake"] == ["own"]
     assert not shortcut.use(wanted=False, ask=ask)
 
@@ -99,7 +109,7 @@ def test_an_engine_at_work_is_not_disturbed_and_begins_nothing_meanwhile(engine:
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         order.append("ours begins")
         asked.set()
-        threading.Event().wait(0.05)
+        time.sleep(0.05)
         order.append("ours ends")
         return request
 
@@ -124,8 +134,7 @@ def test_an_engine_at_work_is_not_disturbed_and_begins_nothing_meanwhile(engine:
     made.give(lambda: order.append("own"))
     waiting.join(5)
     made.give("last")
-    while made.seen[-1][1] != "last":
-        threading.Event().wait(0.001)
+    seen(made, "last")
     ours = ["ours begins", "ours ends"]
     assert order == ["own", *ours, *ours, "own"]
 
@@ -140,7 +149,7 @@ def test_a_worker_that_is_gone_leaves_the_engine_running(engine: tuple[Any, List
     shortcut.wire.close()
     made.give("own")
     made.give("more")
-    thread.join(0.2)
+    seen(made, "more")
     assert thread.is_alive()
     assert [request for _, request in made.seen][-2:] == ["own", "more"]
 
