@@ -96,7 +96,8 @@ def activations(shape: Shape, tokens: int, checkpointing: bool = True, dtype: st
     return float(tokens * kept * DTYPE[dtype])
 
 
-def logits(shape: Shape, chunk: int = 1024, dtype: str = "bfloat16") -> float:
+def logits(shape: Shape, chunk: int = 1024, dtype: str = "bfloat16", fused: bool = False) -> float:
     """Of one chunk of tokens in the loss of trainers/logprobs.py, an estimate: two float32 copies and one in `dtype`,
-    and the output matrix's gradient summed in float32."""
-    return float(shape.vocab * (chunk * (8 + DTYPE[dtype]) + 4 * shape.hidden))
+    `fused` two in `dtype`, and the output matrix's gradient summed in float32."""
+    copies = 2 * DTYPE[dtype] if fused else 8 + DTYPE[dtype]
+    return float(shape.vocab * (chunk * copies + 4 * shape.hidden))

@@ -137,13 +137,40 @@ def test_a_trainer_takes_what_its_docs_say() -> None:
     assert sum(memory.training(1000, adapter=10).values()) == 2160
 
 
-def test_the_cache_is_as_large_as_measured() -> None:
-    """vLLM's own count of blocks on an H100 (79.2 GiB as torch shows it), in the tracked record."""
-    (path,) = Path("results/1x-nvidia-h100-80gb-hbm3/single_turn/0.5B-512").glob("vllm-*-e64f4551.json")
-    record = load(path)
-    measured = record.flags["num_gpu_blocks"] * record.flags["block_size"]
-    told = memory.kv_tokens(SHAPES["Qwen2.5-0.5B"], 79.2 * memory.GIB, record.options["memory_fraction"])
-    assert 1 <= told / measured < 1.03
+@pytest.mark.parametrize(
+    ("case", "over"), [("single_turn/0.5B-512", 0.02), ("weight_sync/0.5B-ipc", 0.02), ("weight_sync/7B-ipc", 0.10)]
+)
+def test_the_cache_is_as_large_as_measured(case: str, over: float) -> None:
+    """vLLM's own count of blocks on an H100 (79.2 GiB as torch shows it), in the tracked records; what a batch's
+    activations take is not counted."""
+    paths = [*Path("results/1x-nvidia-h100-80gb-hbm3", case).glob("vllm-*.json")]
+    for record in map(load, paths):
+        measured = record.flags["num_gpu_blocks"] * record.flags["block_size"]
+        shape = SHAPES[record.params["model"]]
+        told = memory.kv_tokens(shape, 79.2 * memory.GIB, record.options["memory_fraction"])
+        assert 1 <= told / measured < 1 + over
+    assert paths
+
+
+def test_a_trainer_is_as_large_as_measured() -> None:
+    """What torch had allocated on an H100 while a trainer rested behind its step (docs/config.md)."""
+    for size, reference, critic, measured in [
+        ("0.5B", True, False, 9.3), ("0.5B", True, True, 17.6), ("1.5B", True, False, 28.8), ("1.5B", True, True, 54.8),
+    ]:  # fmt: skip
+        count = memory.parameters(tensors(SHAPES[f"Qwen2.5-{size}"]))
+        told = sum(memory.training(count, reference=reference, critic=critic).values()) / memory.GIB
+        assert told == pytest.approx(measured, rel=0.015)
+
+
+def test_what_a_batch_needs_is_estimated() -> None:
+    """The peak of forward and backward passes there, over what the trainer holds at rest."""
+    for size, tokens, checkpointing, measured, off in [
+        ("0.5B", 8192, False, 22.7 - 9.3, 0.06), ("1.5B", 8192, False, 47.8 - 28.8, 0.30),
+        ("1.5B", 16384, False, 63.6 - 28.9, 0.30), ("1.5B", 8192, True, 58.7 - 54.8, 0.20),
+    ]:  # fmt: skip
+        shape = SHAPES[f"Qwen2.5-{size}"]
+        told = memory.activations(shape, tokens, checkpointing) + memory.logits(shape, 4096, fused=True)
+        assert told / memory.GIB == pytest.approx(measured, rel=off)
 
 
 def test_the_gpu_of_this_machine_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,7 @@ class SGLang:
             "vocab_size": model.hf_config.vocab_size,
             "max_model_len": model.context_len,
             "dtype": str(model.dtype),
+            "max_total_num_tokens": self.engine.get_server_info().get("max_total_num_tokens"),  # of the cache
         }  # fmt: skip
 
     async def answer(self, ids: list[int], count: int, sampling: Sampling, report: Report = unheard) -> Answer:
