@@ -2,8 +2,8 @@
 
 512 packed sequences of 128 + 512 random tokens (`--sequences` fewer), a step after the first ones, which compile:
 seconds and peak memory of each phase, and MFU, model FLOPs of forward and backward passes
-(`harness.efficiency.training_flops`) over their seconds and the device's peak. `--profile`: where the device's time goes
-in one more step. SETTINGS: fields of `trainers.settings.Settings` as JSON.
+(`harness.efficiency.training_flops`) over their seconds and the device's peak. `--profile`: where the device's time
+goes in one more step. SETTINGS: fields of `trainers.settings.Settings` as JSON.
 """
 
 import argparse
