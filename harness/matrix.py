@@ -9,6 +9,7 @@ from rich.table import Table
 from harness import markdown
 from harness.compare import plain
 from harness.probes import Probe, Said, State
+from harness.scenario import Scenario
 from harness.standings import NAMES, Standing
 
 ORDER = list(State)
@@ -56,9 +57,13 @@ def cell(probe: Probe, engine: str, standings: Sequence[Standing], gpus: int) ->
 
 def probing(probe: Probe, engine: str, gpus: int) -> str:
     """The first case that a machine of so many GPUs can probe it with, one made for GPUs where it has any; or none."""
+    return next((name for name, case in _candidates(probe, engine, gpus).items() if case.gpus <= gpus), "")
+
+
+def _candidates(probe: Probe, engine: str, gpus: int) -> dict[str, Scenario]:
+    """The cases that are for machines like one of so many GPUs."""
     found = probe.candidates(engine)
-    on_gpu = {name: case for name, case in found.items() if case.gpus} if gpus else {}
-    return next((name for name, case in (on_gpu or found).items() if case.gpus <= gpus), "")
+    return (gpus and {name: case for name, case in found.items() if case.gpus}) or found
 
 
 def _unproved(probe: Probe, engine: str, gpus: int, case: str) -> Said:
@@ -67,7 +72,7 @@ def _unproved(probe: Probe, engine: str, gpus: int, case: str) -> Said:
         return State.NONE, probe.why
     if case:
         return State.NONE, f"{case} would tell"
-    needed = min((found.gpus for found in probe.candidates(engine).values()), default=math.inf)
+    needed = min((found.gpus for found in _candidates(probe, engine, gpus).values()), default=math.inf)
     if needed == math.inf:
         return State.IMPOSSIBLE, "another engine's own way"
     return State.IMPOSSIBLE, f"needs {needed} GPU{'s' if needed > 1 else ''}, this machine has {gpus or 'none'}"

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from harness import envs, evidence, machine, matrix, plan, runner, scenario, standings, store
+from harness import envs, evidence, groups, machine, matrix, plan, runner, scenario, standings, store
 from harness.errors import LaunchFailed, UserError, nearest
 from harness.matrix import Row
 from harness.paths import results_home
@@ -32,8 +32,8 @@ def show_matrix(
         list[str] | None, typer.Option("--feature", help="Only this row, or a pattern (`sleep*`); repeat it.")
     ] = None,
     engine: Annotated[list[str] | None, typer.Option("--engine", "-e", help="vllm, sglang or fake; repeat it.")] = None,
-    run: Annotated[bool, typer.Option("--run", help="Measure what is missing: a launch for each cell.")] = False,
-    limit: Annotated[float, typer.Option(min=1, help="Seconds that a launch may take.")] = 900,
+    run: Annotated[bool, typer.Option("--run", help="Measure what is missing: one launch of each case.")] = False,
+    limit: Annotated[float, typer.Option(min=1, help="Seconds that a probe may take.")] = 900,
     everywhere: Annotated[bool, typer.Option("--all", help="A table for each machine that has records.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables as GitHub shows them.")] = False,
     results: Annotated[
@@ -47,7 +47,7 @@ def show_matrix(
 
     \b
     rollbench matrix                                  what the records say
-    rollbench matrix --run                            a launch for each cell that is neither yes nor no
+    rollbench matrix --run                            measure each cell that is neither yes nor no
     rollbench matrix --run --feature GRPO -e vllm     for one cell
     """
     probes, engines = _chosen(feature or ()), [envs.known(name) for name in dict.fromkeys(engine or PAIR)]
@@ -87,7 +87,8 @@ def _standings(root: Path, only: str = "") -> list[Standing]:
 
 
 def _measure(rows: Sequence[Row], root: Path, limit: float) -> int:
-    """A launch for each cell that a probe could fill, each case once an engine; how many gave no figures."""
+    """A launch for each cell that a probe could fill, each case once an engine, or one for several cases that share it;
+    how many gave no figures."""
     wanted: Pairs = [(cell.case, engine) for _, cells in rows for engine, cell in cells.items() if cell.case]
     missing = list(dict.fromkeys(wanted))
     if not missing:
@@ -97,18 +98,17 @@ def _measure(rows: Sequence[Row], root: Path, limit: float) -> int:
     store.writable(root)
     failed, known = 0, scenario.cases()
     expected = plan.Plan.read(root, next(iter(environments.values())).device, missing)
-    say(f"{len(missing)} launches, at most {plan.spoken(limit * len(missing))}")
+    say(f"{len(missing)} probes, at most {plan.spoken(limit * len(missing))}")
     with runner.alone(True, say), progress(console) as tell:
-        for case, engine in missing:
-            probing = runner.Run(
-                [environments[engine]], 1, root, False, limit, tell, say, expected, failures=True
-            )  # fmt: skip
-            try:
-                with within(limit):
-                    failed += probing.cases({case: known[case]})[1]
-            except LaunchFailed as late:
-                say(f"{case} on {engine}: {late}")
-                failed += 1
+        for engine, environment in environments.items():
+            for group in groups.grouped({case: known[case] for case, of in missing if of == engine}):
+                probing = runner.Run([environment], 1, root, False, limit, tell, say, expected, failures=True)
+                try:
+                    with within(limit * len(group.cases)):
+                        failed += probing.cases(group.cases)[1]
+                except LaunchFailed as late:
+                    say(f"{', '.join(group.cases)} on {engine}: {late}")
+                    failed += 1
     return failed
 
 

@@ -56,6 +56,12 @@ def test_what_a_record_says(tmp_path: Path, changes: dict[str, Any], state: Stat
     assert bool(found.case) == (state not in (State.YES, State.NO))  # what is decided is not measured again
 
 
+def test_what_a_machine_lacks_is_counted_in_gpus() -> None:
+    assert "needs 2 GPUs, this machine has 1" in matrix.cell(PROBES["FSDP2 training"], "vllm", [], 1).words
+    assert "rl_step/tiny-grpo-ranks" in matrix.cell(PROBES["FSDP2 training"], "vllm", [], 0).words
+    assert "needs 1 GPU, this machine has none" in matrix.cell(PROBES["attention fa3"], "vllm", [], 0).words
+
+
 def test_a_yes_counts_before_a_no(tmp_path: Path) -> None:
     refused = probed("rl_step/tiny-grpo-lora", unsupported="not this way", samples={})
     assert judged(tmp_path, "LoRA", refused).state == State.NO
