@@ -127,7 +127,7 @@ def check_against_tools(
 ) -> None:
     """Measure one case with rollbench and with the engine's own benchmark tool in turn; ends 1 when they differ."""
     with runner.alone(True, say), progress(console) as tell:
-        show_checks(crosscheck.report(engine or run_commands.BOTH, len(machine.gpu_names()), launches, tell))
+        show_checks(crosscheck.report(engine or envs.PAIR, len(machine.gpu_names()), launches, tell))
 
 
 def show_checks(lines: Iterable[tuple[bool, str]]) -> None:

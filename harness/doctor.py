@@ -28,7 +28,7 @@ def findings(root: Path) -> Iterator[Finding]:
     yield _shared_memory()
     yield _disk()
     yield from troubles.findings()
-    for engine in ("sglang", "vllm"):
+    for engine in envs.PAIR:
         yield _environment(engine)
     yield _other_lanes()
     try:

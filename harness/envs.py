@@ -19,6 +19,7 @@ from harness.worker.engines import ENGINES
 
 REQUIREMENTS = PROJECT / "requirements"
 PYTHONS = {"cpu": "3.11", "cuda": "3.12"}  # of each lane that is built here
+PAIR = ("sglang", "vllm")  # the real engines; a ratio is the second's figure over the first's
 READY = "ready"  # file that says an environment was built to its end
 SHIMS = {("sglang", "cpu"): "sglang_cpu"}  # (engine, lane): folder of harness/worker/shims
 

@@ -13,11 +13,11 @@ from rich.table import Table
 
 from harness import beside, export, foreign, scenario, store
 from harness.compare import plain
+from harness.envs import PAIR
 from harness.errors import UserError, nearest
 from harness.paths import results_home
 from harness.record import Record
 from harness.screen import Results, print_table, say, warn
-from harness.standings import PAIR
 
 
 def add(app: typer.Typer) -> None:

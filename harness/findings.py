@@ -8,11 +8,12 @@ from typing import Literal
 
 from harness import compare, gate, probes, stats, together
 from harness.compare import Ratio
+from harness.envs import PAIR
 from harness.gate import Cell, Looks, Verdict
 from harness.metrics import METRICS
 from harness.probes import State
 from harness.record import Record
-from harness.standings import NAMES, PAIR, Standing
+from harness.standings import NAMES, Standing
 
 
 class Says(StrEnum):

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from harness import store
+from harness.envs import PAIR
 from harness.errors import UserError
 from harness.metrics import METRICS
 from harness.store import FOREIGN
@@ -173,7 +174,7 @@ def _number(value: object) -> bool:
 def _foreign(tool: Tool, part: Mapping[str, Any], engine: str, machine: str, case: str, path: Path) -> Foreign:
     server = part.get("server_info") or {}  # much more lies in it, secrets too: two fields are taken
     backend = str(part.get("backend", ""))
-    said = next((name for name in ("sglang", "vllm") if backend.startswith(name)), tool.engine)
+    said = next((name for name in PAIR if backend.startswith(name)), tool.engine)
     text = json.dumps(part, sort_keys=True)
     return Foreign(
         tool=tool.name, engine=engine or said, version=str(server.get("version", "")),

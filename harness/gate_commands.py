@@ -24,6 +24,7 @@ from harness import (
     verdicts,
 )  # fmt: skip
 from harness.compare import plain
+from harness.envs import PAIR
 from harness.errors import UserError, nearest
 from harness.gate import Cell, Looks, Row
 from harness.metrics import METRICS
@@ -36,7 +37,6 @@ from harness.trees import Tree
 from harness.verdicts import Report
 
 ALPHA, PAIRS = 0.05, 5
-ENGINES = ("sglang", "vllm")
 SHARED = "launches count although others used the machine: only their order in pairs stands against that"
 SKIP = 125  # what `git bisect run` takes for a commit that cannot be told
 Tell = Callable[[str], None]
@@ -170,7 +170,7 @@ class Asked:
         trees = [sides[session.BASE], sides[session.HEAD]]
         name = "-".join([f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}", *(tree.commit.id[:8] for tree in trees)])
         folder = (self.out or PROJECT / ".rollbench" / "gate" / name).resolve()
-        running = Session(sides, self.cases, self.engines or ENGINES, self.looks, self._blocking, folder, timeout,
+        running = Session(sides, self.cases, self.engines or PAIR, self.looks, self._blocking, folder, timeout,
                           tell, say, control, resume, self.shared)  # fmt: skip
         rows = running.run()
         old, new = (verdicts.label(tree.name, tree.commit) for tree in trees)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from harness import claims, scenario
 from harness.claims import CLAIMS, SECTIONS, Claim, Judged
+from harness.envs import PAIR
 from harness.findings import Finding, Says
 from harness.markdown import code, link, plain, table
 from harness.metrics import METRICS
 from harness.plots import Section
 from harness.report import slug
-from harness.standings import NAMES, PAIR, Standing
+from harness.standings import NAMES, Standing
 from harness.worker import options
 
 SHOWN = 3  # findings of a claim that are told

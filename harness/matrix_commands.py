@@ -11,13 +11,14 @@ from typing import Annotated
 import typer
 
 from harness import envs, evidence, groups, machine, matrix, plan, runner, scenario, standings, store
+from harness.envs import PAIR
 from harness.errors import LaunchFailed, UserError, nearest
 from harness.matrix import Row
 from harness.paths import results_home
 from harness.probes import PROBES, Probe
 from harness.progress import progress
 from harness.screen import console, say, stop, warn
-from harness.standings import PAIR, Standing
+from harness.standings import Standing
 
 Pairs = list[tuple[str, str]]  # case and engine
 

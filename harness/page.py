@@ -16,13 +16,14 @@ from typing import Any
 
 from harness import compare
 from harness.draw import MADE
+from harness.envs import PAIR
 from harness.errors import UserError
 from harness.evidence import Evidence
 from harness.metrics import METRICS
 from harness.paths import PACKAGE
 from harness.plots import Plot, Section, sections
 from harness.record import Record
-from harness.standings import NAMES, PAIR, Judge, Standing, by_gate, command
+from harness.standings import NAMES, Judge, Standing, by_gate, command
 from harness.stats import Estimate
 
 SITE = PACKAGE / "site"

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from harness import metrics, stats
+from harness.envs import PAIR
 from harness.evidence import Entry, Evidence, Key, natural
 from harness.metrics import METRICS
-from harness.standings import NAMES, PAIR, Standing, standings
+from harness.standings import NAMES, Standing, standings
 
 MOST_LINES = 8  # in a plot of throughput
 HISTORY = 20  # the newest records of a case that its history shows

@@ -11,10 +11,11 @@ from fnmatch import fnmatchcase
 
 from harness import compare, scenario
 from harness.claims import BATCH, DISCARD, EVERY, LONG, MULTI
+from harness.envs import PAIR
 from harness.findings import Finding, Says, runs
 from harness.machine import Machine
 from harness.metrics import METRICS
-from harness.standings import NAMES, PAIR, Standing
+from harness.standings import NAMES, Standing
 
 NO_GPU = "none"
 CONSUMER = re.compile(r"\b(?:GTX|RTX)?\s*[1-5]0[5-9]0\b", re.IGNORECASE)  # RTX 3090, 4090; not A100, RTX 6000

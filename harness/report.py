@@ -8,13 +8,14 @@ from pathlib import Path
 
 from harness import beside, compare, foreign, plots, store
 from harness.draw import MADE, MOST, svgs
+from harness.envs import PAIR
 from harness.errors import UserError
 from harness.evidence import Evidence, read
 from harness.markdown import code, flat, image, link, plain, table, url
 from harness.metrics import METRICS
 from harness.plots import Plot
 from harness.record import Record
-from harness.standings import NAMES, PAIR, Judge, Standing, by_gate, command
+from harness.standings import NAMES, Judge, Standing, by_gate, command
 
 HEAD = f"""# Results
 

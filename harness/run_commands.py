@@ -17,8 +17,6 @@ from harness.progress import progress
 from harness.record import Record
 from harness.screen import Results, console, print_table, say, stop
 
-BOTH = ("sglang", "vllm")
-
 
 def add(app: typer.Typer) -> None:
     """Give the command line these commands."""
@@ -65,7 +63,7 @@ def run(
     """
     until = math.inf if budget is None else time.monotonic() + 60 * budget
     root = results or results_home()
-    names = list(dict.fromkeys(engine or ([skyrl.load(config).backend] if config else BOTH)))
+    names = list(dict.fromkeys(engine or ([skyrl.load(config).backend] if config else envs.PAIR)))
     environments = [envs.find(name) for name in names]
     chosen = chosen_cases(cases or [], trace, config, model)
     store.writable(root)

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from harness import compare, gate, scenario, stats
 from harness.compare import Ratio
+from harness.envs import PAIR
 from harness.errors import NotComparable, UserError
 from harness.evidence import Entry, Evidence, Key, below, finite, headlines, held
 from harness.gate import Cell, Looks, Verdict
@@ -16,7 +17,6 @@ from harness.markdown import flat
 from harness.metrics import METRICS
 from harness.record import Record
 
-PAIR = ("sglang", "vllm")  # a ratio is the second's figure over the first's
 NAMES = {"sglang": "SGLang", "vllm": "vLLM"}
 Judge = Callable[["Standing"], Mapping[str, str]]  # by metric what may be said of PAIR, in a few words
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from harness import envs, evidence, machine, matrix, runner, scenario, standings, store
+from harness.envs import PAIR
 from harness.matrix import Cell
 from harness.matrix_commands import within
 from harness.probes import PROBES, Probe, State, root_cause
 from harness.record import Certificate, Record
 from harness.scenario import Scenario
-from harness.standings import PAIR
 from tests import synthetic
 from tests.commands import rollbench
 from tests.factory import launch, record
