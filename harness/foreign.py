@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
@@ -178,7 +178,7 @@ def _foreign(tool: Tool, part: Mapping[str, Any], engine: str, machine: str, cas
     text = json.dumps(part, sort_keys=True)
     return Foreign(
         tool=tool.name, engine=engine or said, version=str(server.get("version", "")),
-        model=str(part.get("model_id") or server.get("model_path") or ""), machine=machine, case=case,
+        model=_folder(part.get("model_id") or server.get("model_path") or ""), machine=machine, case=case,
         measured=str(part.get("date", "")), imported=datetime.now(UTC).replace(microsecond=0), file=path.name,
         sha256=hashlib.sha256(text.encode()).hexdigest(), params=_params(tool, part), figures=_figures(tool, part),
     )  # fmt: skip
@@ -189,7 +189,13 @@ def _params(tool: Tool, part: Mapping[str, Any]) -> dict[str, Any]:
     known = tool.needs.keys() | tool.told | tool.may
     own = {name for name in part if name not in known and not tool.families.fullmatch(name)}
     kept = {name: part[name] for name in part if name in tool.told | own and part[name] is not None}
+    kept |= {"model_id": _folder(kept["model_id"])} if "model_id" in kept else {}
     return {name: str(v) if isinstance(v, float) and not math.isfinite(v) else v for name, v in kept.items()}
+
+
+def _folder(model: object) -> str:
+    """A path says nothing on another machine, its last part does."""
+    return PurePath(str(model)).name if PurePath(str(model)).is_absolute() else str(model)
 
 
 def _figures(tool: Tool, part: Mapping[str, Any]) -> dict[str, list[float]]:

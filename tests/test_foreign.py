@@ -71,6 +71,11 @@ def test_figures_in_our_names_and_units(
     assert all(one.figures[name] == pytest.approx(values) for name, values in figures.items())
 
 
+def test_a_path_is_told_by_its_last_part(tmp_path: Path) -> None:
+    one = only(tmp_path, SERVE | {"model_id": "/home/me/models/tiny"})
+    assert one.model == one.params["model_id"] == "tiny"
+
+
 def test_what_is_kept_besides(tmp_path: Path) -> None:
     serve, sglang = only(tmp_path, SERVE), only(tmp_path, SGLANG)
     assert (serve.measured, serve.params["who"], serve.params["num_prompts"]) == ("20260102-030405", "a colleague", 512)
