@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import operator
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from harness.metrics import METRICS
 from harness.standings import NAMES, Standing, standings
 
 MOST_LINES = 8  # in a plot of throughput
+SIZE = r"(?:tiny|[\d.]+B)"  # of a model, before a case's name
 HISTORY = 20  # the newest records of a case that its history shows
 THROUGHPUT = ("single_turn", "multi_turn", "long_context")
 LOADS = ("prompts", "conversations", "requests")  # parameters that say how many come at once
@@ -180,7 +182,8 @@ def _by_bytes(shown: Sequence[Standing]) -> list[Plot]:
             if (size := link_fact(record, "bytes")) and (floor := link_fact(record, "floor_s")):
                 floors[size].append(floor)
         points = [Point(size, _six(statistics.median(floors[size]))) for size in sorted(floors)]
-        names = [replace(line, name=line.name.removeprefix(f"{NAMES.get(engine, engine)} ")) for line in series]
+        prefix = re.compile(rf"^{re.escape(NAMES.get(engine, engine))} ({SIZE}-)?")  # the place says how large it is
+        names = [replace(line, name=prefix.sub("", line.name)) for line in series]
         floor_line = Series("floor: one plain copy", points, dashed=True)
         title = f"Seconds of a sync against bytes: {NAMES.get(engine, engine)}"
         made += _plot(title, "bytes of all weights", "sync_latency", [*names, floor_line] if names else [])

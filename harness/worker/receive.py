@@ -123,6 +123,8 @@ class Receiver:
         if self.source is None:
             offers.checkpoint(Path(self.addresses[0]["path"]), *self.offered)
             self.read(self.addresses[0]["path"])
+            if apart:
+                phases = self._fenced(start)
         elif apart:
             phases = self._apart(self.source, how)
         else:
@@ -150,10 +152,11 @@ class Receiver:
             yield from self.plan.named(at)
 
     def _apart(self, source: Source, how: str) -> dict[str, float]:
-        """Seconds of the transfers and of the loads, nothing at the same time; a loader draws its transfers itself."""
+        """Seconds of the transfers and of the loads, nothing at the same time, unless a loader fetches by itself."""
+        start = time.perf_counter()
         if len(source.stages) > 1 and (how == "loader" or not self.plan.moves.moves):
             self._bring(source, how)
-            return {}
+            return self._fenced(start)
         transfer = load = 0.0
         for stage in range(len(source.stages)):
             start = time.perf_counter()
@@ -164,6 +167,10 @@ class Receiver:
             self.fence()
             transfer, load = transfer + middle - start, load + time.perf_counter() - middle
         return {"transfer": transfer, "load": load} if source.facts else {"load": load}
+
+    def _fenced(self, start: float) -> dict[str, float]:
+        self.fence()
+        return {"load": time.perf_counter() - start}
 
     def do_fence(self) -> float:
         """Wait for the device; seconds that it took."""
