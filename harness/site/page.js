@@ -93,7 +93,11 @@ function value(line, key) {
   if (key === "ratio") return cell.ratio?.[0] ?? null;
   if (key === "verdict") return cell.verdict;
   if (key === "title") return rollbench.held.metrics[metric][0];
-  if (key === "certificates") return [...new Set(records.map((record) => record.certificates))].join("; ");
+  if (key === "certificates") {
+    const said = new Set(records.map((record) => record.certificates));
+    if (said.size === 1) return [...said][0];
+    return Object.entries(row.records).map(([engine, record]) => `${rollbench.held.engines[engine]}: ${record.certificates}`).join("; ");
+  }
   if (key === "measured") return records.map((record) => record.measured).sort().pop();
   return row[key];
 }
