@@ -202,7 +202,7 @@ ONE_HALF = "Qwen2.5-1.5B"
 LARGE = {"rate": 1e-6, "compiled": True, "budget": 8192, "chunk": 4096}
 B05 = RLStep(
     model=HALF, gpus=1, options=replace(GPU, memory_fraction=0.4), prompts=64, samples=8, input_tokens=128,
-    output_tokens=512, lesson=Lesson(settings=LARGE),
+    output_tokens=512, lesson=Lesson(settings=LARGE), steps=3,
 )  # fmt: skip
 APART = replace(B05, gpus=2, transport="nccl", colocated=False, sleeps=False)
 LEARN = ("grpo", "ppo", "rloo", "dapo")

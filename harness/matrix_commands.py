@@ -17,7 +17,7 @@ from harness.matrix import Row
 from harness.paths import results_home
 from harness.probes import PROBES, Probe
 from harness.progress import progress
-from harness.screen import console, say, stop, warn
+from harness.screen import Results, console, say, stop, warn
 from harness.standings import Standing
 
 Pairs = list[tuple[str, str]]  # case and engine
@@ -37,9 +37,7 @@ def show_matrix(
     limit: Annotated[float, typer.Option(min=1, help="Seconds that a probe may take.")] = 900,
     everywhere: Annotated[bool, typer.Option("--all", help="A table for each machine that has records.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Tables as GitHub shows them.")] = False,
-    results: Annotated[
-        Path | None, typer.Option("--results", help="Folder of the records.", envvar="ROLLBENCH_RESULTS")
-    ] = None,
+    results: Results = None,
 ) -> None:
     """Show which features work on which engine, as the records of this machine prove.
 

@@ -18,6 +18,7 @@ from harness.series import Series, Window, gpu_certificate, load_certificate
 
 WARM = 1_000_000  # the index of the first warm-up step: however many there are, the measured ones are the same work
 WARM_UP_AT_MOST = 4  # times the steps that a scenario wants at least
+WARM_UP_SECONDS = 60.0  # behind which none is added to those
 DRIFT, DRIFT_P = 0.10, 0.01  # the change over the measured steps that is too large, when its slope is no accident
 TELLING = 5  # steps from which a trend can be told from noise
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -111,10 +112,11 @@ def fill(case: Measured, series: Series, began: float, clean: Certificate) -> No
 
 def warm_up(rig: Rig, scenario: Scenario, tell: Tell) -> list[float]:
     """Run steps that do not count: at least as many as the scenario wants, then until the last three agree within 10 %,
-    at most four times as many. The value of the scenario's steady metric at each."""
-    values: list[float] = []
+    at most four times as many and for a minute. The value of the scenario's steady metric at each."""
+    values, began = list[float](), time.monotonic()
     for index in range(scenario.warmup * WARM_UP_AT_MOST):
-        if index >= scenario.warmup and stats.settled(values):
+        enough = stats.settled(values) or time.monotonic() - began > WARM_UP_SECONDS
+        if index >= scenario.warmup and enough:
             break
         tell(f"warm-up {index + 1}, at least {scenario.warmup}")
         values.append(scenario.step(rig, WARM + index)[scenario.steady])

@@ -1,5 +1,6 @@
 """Warm-up, steady state, and the figures of a launch."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -45,6 +46,13 @@ def test_warm_up_ends_when_three_steps_agree(times: list[float], steps: int) -> 
     values = measure.warm_up(SimpleNamespace(), scenario, lambda text: None)  # type: ignore[arg-type]
     assert len(values) == steps
     assert min(scenario.indices) >= measure.WARM  # never the workload of a step that counts
+
+
+def test_warm_up_that_never_settles_ends_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(step=25.0)
+    monkeypatch.setattr(measure.time, "monotonic", lambda: next(clock))
+    scenario: Any = Warming([1.0, 2.0] * 8)
+    assert len(measure.warm_up(SimpleNamespace(), scenario, lambda text: None)) == 2  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
