@@ -56,7 +56,12 @@ class SleepWake(Scenario):
     - all kept: nothing is freed, the engine only holds its requests: vLLM's level 0, SGLang's pause in place.
 
     `staged` wakes the weights, syncs them, and then wakes the rest; else all wakes at once, then the sync.
+
+    Cases of equal engine settings share a launch; what its first sleep alone can tell is a sample of the case that
+    begins it.
     """
+
+    shares = "memory"
 
     weights: Literal["kept", "backed_up", "discarded"] = "backed_up"
     kv_cache: Literal["kept", "discarded"] = "discarded"
@@ -154,10 +159,10 @@ class SleepWake(Scenario):
 
     def once(self, rig: "Rig") -> dict[str, float]:
         cycles: list[Cycle] = rig.facts["cycles"]
-        first, last = cycles[0], cycles[-1]
-        found = {"sleep_first": first["sleep"], "wake_first": first["wake"]}
-        if self.released:
-            found["host_taken"] = first["host"] - last["host_asleep"]
+        first, last, found = cycles[0], cycles[-1], dict[str, float]()
+        if rig.slept == len(cycles):
+            found = {"sleep_first": first["sleep"], "wake_first": first["wake"]}
+            found |= {"host_taken": first["host"] - last["host_asleep"]} if self.released else {}
         if self.gpus:
             found["memory_slope"] = slope([cycle["awake"] for cycle in cycles[-self.steps :]])
         return found

@@ -61,6 +61,7 @@ class Rig(ExitStack):
         self.fresh: Rollouts | None = None  # what an engine started on it answers (`harness.fresh`)
         self._worker: Worker | None = None
         self._link: Any = None  # a Link or an AdapterLink
+        self.slept = 0  # times that the engine was sent to sleep
         self.gpus = gpus
         self.baseline_mib = machine.device_memory_mib()[: gpus or None]  # in use on each GPU before the launch
         self.began = time.monotonic()
@@ -193,6 +194,7 @@ class Rig(ExitStack):
     def sleep(self, released: dict[str, str]) -> float:
         """Have the engine give the device memory of these parts back, and what becomes of each (`worker.engines` has
         the words; none pauses it); seconds on the worker's clock."""
+        self.slept += 1
         return self.worker.call("sleep", self.timeout, released=released).seconds
 
     def wake(self, parts: list[str]) -> float:

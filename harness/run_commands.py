@@ -84,6 +84,8 @@ def run(
             written, failed = running.cases(chosen)
         except (KeyboardInterrupt, runner.BudgetSpent) as why:
             said, status = ("interrupted", 130) if isinstance(why, KeyboardInterrupt) else ("the budget is spent", 3)
+            if running.written:
+                say("\n  ".join(["records of cases that had ended:", *map(str, running.written)]))
             again = "the same command with --resume goes on (through nox: -- --resume)"
             stop(f"{said}: {running.kept} finished launches are kept; {again}", status)
     if written:
@@ -103,7 +105,7 @@ def chosen_cases(
         name, chosen[name], aside = config_case.of_file(config, gpus, model)
         say(f"{config}: measured as {name}" + (f"; left aside: {', '.join(aside)}" if aside else ""))
     if trace:
-        chosen[f"replay/{trace.stem}"] = replay.of_file(trace, gpus)
+        chosen[f"replay/{trace.stem}"] = replay.of_file(trace.expanduser(), gpus)
     return {name: replace(case, model=model) for name, case in chosen.items()} if model else chosen
 
 

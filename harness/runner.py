@@ -72,12 +72,8 @@ class Run:
                 self.report("its records are there from the interrupted run")
             else:
                 self._measure_group(group, pendings)
-            for name, pending in pendings.items():
-                case = group.cases[name]
-                if pending.records is None:
-                    pending.ended(self._save_records(name, case, pending))
-                missing += pending.missing([e for e in self.environments if case.runs_on(e.engine)], self.launches)
-        written = [path for pending in self.pendings for path in pending.records or []]
+            missing += sum(self._missing(group, name, pending) for name, pending in pendings.items())
+        written = self.written
         for pending in self.pendings:
             pending.remove()
         return written, missing
@@ -93,11 +89,31 @@ class Run:
         return pendings
 
     @property
+    def written(self) -> list[Path]:
+        """Records of the cases that have ended."""
+        return [path for pending in self.pendings for path in pending.records or []]
+
+    @property
     def kept(self) -> int:
         """Finished launches that an interruption leaves for `--resume`."""
         return sum(pending.good(self.environments) for pending in self.pendings)
 
     def _measure_group(self, group: Group, pendings: dict[str, Pending]) -> None:
+        """Measure its launches and write its records; those of cases that lack nothing also where it is interrupted."""
+        whole = False
+        try:
+            self._measure_launches(group, pendings)
+            whole = True
+        finally:
+            for name, pending in pendings.items():
+                if pending.records is None and (whole or not self._missing(group, name, pending)):
+                    pending.ended(self._save_records(name, group.cases[name], pending))
+
+    def _missing(self, group: Group, name: str, pending: Pending) -> int:
+        """Planned launches of a case that gave no figures."""
+        return pending.missing([e for e in self.environments if group.cases[name].runs_on(e.engine)], self.launches)
+
+    def _measure_launches(self, group: Group, pendings: dict[str, Pending]) -> None:
         slots, broken = self.schedule(group), set[str]()
         for slot in slots:
             self.ahead.pop(0)

@@ -226,6 +226,7 @@ def test_a_budget_ends_a_run_in_time_and_resuming_goes_on(tmp_path: Path, monkey
     with pytest.raises(runner.BudgetSpent):
         (second := plan(0, resume=True)).cases(same)
     assert second.kept == 2
+    assert [store.load(path).case for path in second.written] == list(same)[:2]  # of those that lack nothing
     monkeypatch.undo()
     assert len(plan(math.inf, resume=True).cases(same)[0]) == 3
     assert {r.launches[0].facts["shared"]["position"] for _, r in scan(tmp_path) if isinstance(r, Record)} == {1, 2}

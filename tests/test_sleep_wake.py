@@ -23,6 +23,7 @@ from harness.worker.engines.sglang import SGLang
 from harness.worker.engines.vllm import VLLM
 from tests.calls import batch, played
 
+FIRST = ("sleep_first", "wake_first", "host_taken")
 WEIGHTS, CACHE, REST = 1000, 4100, 500  # MiB of the fake; CUDA graphs with the cache here
 Case = Callable[..., SleepWake]
 
@@ -99,6 +100,15 @@ def test_a_launch_gives_times_memory_and_speed(case: Case, tmp_path: Path) -> No
         samples["sleep_cycle"], rel=1e-3
     )
     assert launch.facts["cycles"][0]["sleep"] == pytest.approx(samples["sleep_first"][0], rel=1e-4)
+
+
+def test_the_first_sleep_of_a_launch_is_told_by_the_case_that_begins_it(case: Case, tmp_path: Path) -> None:
+    staged = {"sleep_wake/one": case(), "sleep_wake/two": case(staged=True)}
+    plan = runner.Run([envs.find("fake")], 2, tmp_path, False, 20, lambda text: None, lambda text: None)
+    one, two = (store.load(path) for path in plan.cases(staged)[0])
+    told = [[name in launch.samples for launch in record.launches] for record in (one, two) for name in FIRST]
+    assert told == [[True, False]] * len(FIRST) + [[False, True]] * len(FIRST)  # launches begin with one in turn
+    assert all("sleep_time" in launch.samples for record in (one, two) for launch in record.launches)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The functions that asv times (benchmarks/asv/hot_paths.py), under pytest-benchmark."""
 
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +18,17 @@ PATHS = [
 
 
 @pytest.fixture
-def ready(request: pytest.FixtureRequest) -> Iterator[Any]:
+def ready(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A hot path, called with what asv would keep for it."""
+    monkeypatch.chdir(tmp_path)
     kind, name = request.param
     paths = kind()
-    paths.setup()
-    yield getattr(paths, name)
-    paths.teardown()
+    kept = [paths.setup_cache()] if hasattr(paths, "setup_cache") else []
+    if hasattr(paths, "setup"):
+        paths.setup()
+    yield partial(getattr(paths, name), *kept)
+    if hasattr(paths, "teardown"):
+        paths.teardown()
 
 
 @pytest.mark.speed
