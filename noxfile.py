@@ -32,7 +32,7 @@ def make_bench(session: nox.Session, engine: str) -> None:
 def make_contract(session: nox.Session, engine: str) -> None:
     light(session, "dev")
     session.run("rollbench", "env", engine)
-    session.run("pytest", "tests/contract", "-m", "real", "--engine", engine, *session.posargs)
+    session.run("pytest", "tests/contract", "-m", "real", "--engine", engine, "--durations=20", *session.posargs)
 
 
 for engine in ENGINES:

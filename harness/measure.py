@@ -160,6 +160,11 @@ def launch_figures(
         missing["energy"] = "no energy counter that advanced in the window" if tokens else "nothing was generated"
     else:
         missing["energy"] = "no GPU"
+    busy = [share for share in window.utilisation_mean[: scenario.gpus] if share is not None]
+    if scenario.gpus and len(busy) == scenario.gpus:
+        found["gpu_busy"] = sum(busy) / len(busy) / 100
+    else:
+        missing["gpu_busy"] = "the sampler read no utilisation of the GPUs" if scenario.gpus else "no GPU"
     useful, why = utilisation(case, scenario)
     return found | useful, missing | why
 

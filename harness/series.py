@@ -52,6 +52,7 @@ class Window:
     used_last_mib: Floats
     energy_j: Floats  # also None when the rows do not reach over the whole window or the counter stands still
     watts_mean: Floats
+    utilisation_mean: Floats  # %, of the time, in which some kernel ran
     sm_mhz_min: Floats
     sm_mhz_median: Floats
     sm_share_min: Floats  # the lowest SM clock while busy and not at the power cap, of the median
@@ -114,6 +115,7 @@ class Series:
             used_last_mib=[_figure(lambda found: found[-1], x) for x in used],
             energy_j=[_joules(t, *x, (start, end)) for x in counters],
             watts_mean=[_figure(np.mean, x) for x in self._cards("watts", inside)],
+            utilisation_mean=[_figure(np.mean, x) for x in self._cards("utilisation", inside)],
             sm_mhz_min=[_figure(np.min, x) for x in clocks],
             sm_mhz_median=[_figure(np.median, x) for x in clocks],
             sm_share_min=[_lowest_share(*x) for x in steady],

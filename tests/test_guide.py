@@ -20,7 +20,7 @@ def text(root: Path) -> str:
     return guide.text(list(plots.sections(evidence.read(root))), "../results")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Records of every scenario with their report, in results/ of a folder, and what the guide says of them."""
     root = tmp_path_factory.mktemp("guide") / "results"

@@ -87,7 +87,7 @@ def test_on_a_cpu_memory_is_resident_and_there_is_no_energy() -> None:
     window = series().window(0.0, 2.0)
     found, missing = measure.launch_figures(rig(), CASES["tiny-16"], window, window)
     assert found["peak_memory"] == found["host_memory"] == 3.0
-    assert missing == {"energy": "no GPU", "mfu": "no GPU", "mbu": "no GPU"}
+    assert missing == dict.fromkeys(("energy", "gpu_busy", "mfu", "mbu"), "no GPU")
 
 
 def test_on_a_gpu_memory_is_the_peak_above_the_baseline_and_energy_the_counter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,11 +97,15 @@ def test_on_a_gpu_memory_is_the_peak_above_the_baseline_and_energy_the_counter(m
         used=[[2 * gib, 0], [11 * gib, 9 * gib], [3 * gib, 0]],
         millijoules=[[0, 0], [50_000, 7], [100_000, 9]],
         watts=[[50, 50]] * 3,
+        utilisation=[[100, 0], [40, 0], [70, 0]],
+        sm_mhz=[[1980, 345]] * 3,
+        throttle=[[0, 1]] * 3,
     )
     window, case = seen.window(0.0, 2.0), CASES["0.5B-16"]
     found, missing = measure.launch_figures(rig(2), case, window, window)
     assert found["peak_memory"] == pytest.approx(11 - 1000 / 1024)
     assert found["energy"] == pytest.approx(100 / 20)
+    assert found["gpu_busy"] == pytest.approx(0.7)
     assert 0 < found["mfu"] < 1
     assert found["mbu"] > 0
     assert missing == {}

@@ -35,7 +35,8 @@ def test_figures(tmp_path: Path) -> None:
         "seconds": 8, "samples": 8, "gap": 1, "own_cores": 2, "light_cores": 0.1, "sampler_cores": 0.01,
         "host_cores": 2.25, "host_cpus": 4, "foreign_cores": 0.14, "load_average": 0.9, "peak_rss": 998,
         "least_available": 5002, "throttled_seconds": 0, "peak_used_mib": [19], "used_first_mib": [12],
-        "used_last_mib": [19], "watts_mean": [68.75], "sm_mhz_min": [1991], "sm_mhz_median": [1994.5],
+        "used_last_mib": [19], "watts_mean": [68.75], "utilisation_mean": [99],
+        "sm_mhz_min": [1991], "sm_mhz_median": [1994.5],
         "sm_share_min": [1991 / 1994.5], "celsius_max": [49], "processes_max": [1],
     }  # fmt: skip
     for name, value in expected.items():

@@ -68,7 +68,7 @@ class Talks:
         rows = zip(self.open, out.tokens_BT, out.logprobs_BT, lengths(out.tokens_BT), strict=True)
         for talk, tokens, logprobs, count in rows:
             said = tokens[:count].tolist()
-            upto = next((place + 1 for place, token in enumerate(said) if self.codec.ends(token)), 0)
+            upto = said.index(self.codec.end) + 1 if self.codec.end in said else 0
             talk.ended, size = bool(upto), upto or count
             talk.say(said[:size], logprobs[:size].tolist(), own=True)
             talk.outputs.append(self.codec.decode(said[:size]))

@@ -1,6 +1,7 @@
 """Text to token ids and back, by what a model's vocabulary is."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ class Folded(Alphabet):
     whose rewards then differ as those of a model that knows little. One token alone ends an output, so that there is as
     much to learn from as was asked for; its text ends with the first token that says the end."""
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return super().decode([i % len(self.SYMBOLS) for i in ids])
+    def decode(self, ids: Iterable[int]) -> str:
+        return super().decode(i % len(self.SYMBOLS) for i in ids)
 
 
 class Tokenizer:
@@ -29,12 +30,8 @@ class Tokenizer:
         found: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return found
 
-    def decode(self, ids: Sequence[int]) -> str:
-        upto = next((place for place, token in enumerate(ids) if self.ends(token)), len(ids))
-        return str(self.tokenizer.decode(list(ids[:upto])))
-
-    def ends(self, token: int) -> bool:
-        return bool(token == self.end)
+    def decode(self, ids: Iterable[int]) -> str:
+        return str(self.tokenizer.decode(list(itertools.takewhile(lambda token: token != self.end, ids))))
 
 
 def suited(path: str, vocabulary: int, words: bool) -> Codec:

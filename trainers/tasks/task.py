@@ -1,8 +1,9 @@
 """What a task is, and the symbols of tiny models."""
 
 import hashlib
+import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,15 +56,15 @@ def drawn(draw: Callable[[random.Random], Example], count: int, seed: int, held_
 
 
 class Codec(Protocol):
-    """Text to token ids and back: `Alphabet`, or a few lines around a model's tokenizer."""
+    """Text to token ids and back: `Alphabet`, or a few lines around a model's tokenizer. `end`: the token that ends an
+    output."""
+
+    end: int
 
     def encode(self, text: str) -> list[int]: ...
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text up to the first token that ends an output."""
-
-    def ends(self, token: int) -> bool:
-        """Whether a token ends an output."""
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text up to the first end."""
 
 
 class Alphabet:
@@ -77,10 +78,7 @@ class Alphabet:
             raise ValueError(f"{text!r} holds {min(strange)!r}, which is none of the {len(self.SYMBOLS)} symbols")
         return [self.SYMBOLS.index(symbol) for symbol in text]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """Up to the first end; a token that is no symbol reads as the padding does."""
-        known = [int(i) if 0 <= i < len(self.SYMBOLS) else self.pad for i in ids]
-        return "".join(self.SYMBOLS[i] for i in known).split(self.SYMBOLS[self.end])[0]
-
-    def ends(self, token: int) -> bool:
-        return token == self.end
+        said = itertools.takewhile(lambda token: token != self.end, ids)
+        return "".join(self.SYMBOLS[i if 0 <= i < len(self.SYMBOLS) else self.pad] for i in said)
