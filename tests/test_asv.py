@@ -80,6 +80,7 @@ def test_tracked_records_become_asvs_results(tmp_path: Path, ids: list[str]) -> 
         held(ids[0], 100.0), held(ids[0], 50.0, engine="sglang"), held(ids[1], 200.0), held("f" * 40, 9.0),
         held(ids[1], 1.0, engine="sglang", launches=broken), held("unknown", 1.0, engine="sglang"),
     ):  # fmt: skip
+        found.launches[0].samples["clipped"] = [0.0]  # of no cost: neither direction is good
         store.save(found, tmp_path / "results")
     into = tmp_path / "asv"
     (into).mkdir()
@@ -93,6 +94,11 @@ def test_tracked_records_become_asvs_results(tmp_path: Path, ids: list[str]) -> 
     assert found.get_result_value(name, [["'sglang'", "'vllm'"]]) == [20.0, 10.0]  # seconds per 1,000 tokens
     assert found.get_result_samples(name, [["'sglang'", "'vllm'"]]) == [[20.0, 20.0], [10.0, 10.0]]
     assert (path.parent / "machine.json").is_file()
+
+
+def test_every_tracked_record_has_its_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asv_history, "_date", lambda commit, known: 0)  # a clone may have a part of the history
+    assert asv_history.write(PROJECT / "results", tmp_path) > 50
 
 
 def test_asv_is_told_of_a_machine_that_it_has_not_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
