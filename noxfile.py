@@ -64,7 +64,7 @@ def bench(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Unit tests, and the contract on the fake engine."""
     light(session, "dev")
-    session.run("pytest", "-m", "not real", "-n", "auto", "--dist", "loadgroup", *session.posargs)
+    session.run("pytest", "-m", "not real", "-n", "auto", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session

@@ -20,7 +20,7 @@ def text(root: Path) -> str:
     return guide.text(list(plots.sections(evidence.read(root))), "../results")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Records of every scenario with their report, in results/ of a folder, and what the guide says of them."""
     root = tmp_path_factory.mktemp("guide") / "results"
@@ -46,7 +46,6 @@ def test_no_claim_stands_twice_in_a_section() -> None:
     assert {claim.section for claim in CLAIMS} == set(SECTIONS)
 
 
-@pytest.mark.xdist_group("guide")
 def test_every_claim_has_a_verdict_and_tables_are_whole(whole: tuple[Path, str]) -> None:
     _, made = whole
     rows = [
@@ -76,7 +75,6 @@ def test_what_nobody_measured_says_so(tmp_path: Path) -> None:
     assert "on a GPU named RTX 3090 would tell" in made
 
 
-@pytest.mark.xdist_group("guide")
 def test_links_and_plots_lead_to_files(whole: tuple[Path, str]) -> None:
     root, made = whole
     links = re.findall(r"(?<!\\)\]\(([^)\s]+)\)", made)

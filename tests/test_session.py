@@ -174,7 +174,7 @@ def test_resuming_takes_launches_that_have_ended(tmp_path: Path) -> None:
 def tree(folder: Path) -> Path:
     """A copy of this checkout's code."""
     for name in ("harness", "benchmarks", "trainers", "requirements"):
-        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PROJECT / name, folder / name)
     return folder
 
 
