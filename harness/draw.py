@@ -51,8 +51,9 @@ def svg(plots: Sequence[Plot]) -> str:
         figure = Figure(figsize=((7.0, 5.2, 4.2)[across - 1] * across, sum(heights)))
         grid = {"height_ratios": heights, "hspace": 1.6 * down / sum(heights), "wspace": 0.3}
         axes = figure.subplots(down, across, squeeze=False, gridspec_kw=grid).flatten()
+        parts = list(dict.fromkeys(series.name for plot in plots if plot.kind != "lines" for series in plot.series))
         for number, (ax, plot) in enumerate(zip(axes, plots, strict=False)):
-            _draw(ax, plot, legend=not number or plot.log)
+            _draw(ax, plot, parts, legend=not number or plot.log)
         for ax in axes[len(plots) :]:
             ax.set_axis_off()
         out = io.StringIO()
@@ -68,20 +69,24 @@ def _height(plot: Plot) -> float:
     return 1.6 + 0.24 * len(plot.ticks) * (1 if plot.kind == "stack" else 1 + len(plot.series) / 3)
 
 
-def _draw(ax: "Axes", plot: Plot, legend: bool) -> None:
+def _draw(ax: "Axes", plot: Plot, parts: Sequence[str], legend: bool) -> None:
+    """`parts`: what bars of the whole picture are made of, with one legend and one colour each."""
+    from matplotlib.patches import Patch
+
     ax.set_title(short(plot.title), loc="left")
     if plot.kind == "lines":
         _lines(ax, plot)
     else:
-        _bars(ax, plot)
-    if not legend or len(plot.series) < 2:
+        _bars(ax, plot, parts)
+    if not legend or max(len(plot.series), len(parts)) < 2:
         return
     if plot.kind == "lines" and len(plot.series) <= 4:
         ax.legend(fontsize=7)
     elif plot.kind == "lines":
         ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     else:
-        ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))
+        handles = [Patch(label=short(name), **_fill(number)) for number, name in enumerate(parts)]
+        ax.legend(handles=handles, fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
 def _lines(ax: "Axes", plot: Plot) -> None:
@@ -142,7 +147,12 @@ def _line(ax: "Axes", series: Series, **style: Any) -> None:
         bar.set_linestyle("-")
 
 
-def _bars(ax: "Axes", plot: Plot) -> None:
+def _fill(number: int) -> dict[str, Any]:
+    """Of a part; paler where the colours come round."""
+    return {"color": OTHERS[(number + 1) % len(OTHERS)], "alpha": 1 if number < len(OTHERS) else 0.45}
+
+
+def _bars(ax: "Axes", plot: Plot, parts: Sequence[str]) -> None:
     """Horizontal, the first place on top."""
     ends, stacked = [0.0] * len(plot.ticks), plot.kind == "stack"
     thick = 0.7 if stacked else 0.8 / len(plot.series)
@@ -151,8 +161,7 @@ def _bars(ax: "Axes", plot: Plot) -> None:
         places, values = [int(point.x) for point in series.points], [point.y for point in series.points]
         ax.barh(
             [place + aside for place in places], values, thick, left=[ends[place] * stacked for place in places],
-            color=OTHERS[(number + 1) % len(OTHERS)], alpha=1 if number < len(OTHERS) else 0.45,
-            label=short(series.name),
+            **_fill(parts.index(series.name)),
         )  # fmt: skip
         for place, value in zip(places, values, strict=True):
             ends[place] += value

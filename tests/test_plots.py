@@ -124,6 +124,16 @@ def test_svg_is_the_same_each_time() -> None:
         ET.fromstring(text)
 
 
+def test_a_part_has_one_colour_in_all_of_a_picture_and_stands_in_its_legend() -> None:
+    def stack(*parts: str) -> Plot:
+        series = [Series(part, [Point(0, 1 + number)]) for number, part in enumerate(parts)]
+        return Plot("t", "", "s", series, "stack", ["place"], ["vllm"])
+
+    text = draw.svg([stack("a", "b"), stack("b", "c")])
+    assert [text.count(f"fill: {draw.OTHERS[number]}") for number in (1, 2, 3)] == [2, 3, 2]  # one each in the legend
+    assert [text.count(f">{part}</text>") for part in "abc"] == [1, 1, 1]
+
+
 def test_several_processes_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = draw.svgs([[LINES], [STACK]])
     monkeypatch.setattr(draw, "MANY", 1)
