@@ -140,7 +140,7 @@ class SleepWake(Scenario):
         link = rig.link(self.transport, self.how)
         link.update(0)
         link.sync()
-        rig.facts["sender_gib"] = round(rig.device_gib(self.gpus) - before, 4)
+        rig.facts |= {"before_gib": round(before, 4), "sender_gib": round(rig.device_gib(self.gpus) - before, 4)}
         return link
 
     def _used(self, rig: "Rig") -> float:

@@ -21,13 +21,13 @@ from harness import (
     exchange_commands,
     gate_commands,
     history_commands,
+    lock,
     machine,
     matrix_commands,
     models,
     recommend_commands,
     report_commands,
     run_commands,
-    runner,
     scenario,
     selfcheck,
     store,
@@ -115,7 +115,7 @@ def check_harness(
     ] = False,
 ) -> None:
     """Measure what the harness itself costs; ends 1 when a target is missed."""
-    with runner.alone(True, say), progress(console) as tell:
+    with lock.alone(True, say), progress(console) as tell:
         lines = selfcheck.report(engine or (), len(machine.gpu_names()), launches, tell)
         show_checks(itertools.chain(lines, clientcheck.report(tell) if client else ()))
 
@@ -126,7 +126,7 @@ def check_against_tools(
     launches: Annotated[int, typer.Option(min=1, help="Pairs of launches, rollbench's and the tool's.")] = 3,
 ) -> None:
     """Measure one case with rollbench and with the engine's own benchmark tool in turn; ends 1 when they differ."""
-    with runner.alone(True, say), progress(console) as tell:
+    with lock.alone(True, say), progress(console) as tell:
         show_checks(crosscheck.report(engine or envs.PAIR, len(machine.gpu_names()), launches, tell))
 
 

@@ -14,9 +14,9 @@ from harness import (
     calibrate,
     cells,
     gate,
+    lock,
     machine,
     rivals,
-    runner,
     session,
     store,
     tables,
@@ -116,7 +116,7 @@ def hold_against(
             report = asked.of_records(base, head)
         else:
             sides = _sides(base, head, base_tree, head_tree)
-            with runner.alone(not no_wait, say), progress(console) as tell:
+            with lock.alone(not no_wait, say), progress(console) as tell:
                 report = asked.measured(sides, control, resume, timeout, tell)
     except UserError as error:
         if bisect:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from harness import envs, evidence, groups, machine, matrix, plan, runner, scenario, standings, store
+from harness import envs, evidence, groups, lock, machine, matrix, plan, runner, scenario, standings, store
 from harness.envs import PAIR
 from harness.errors import LaunchFailed, UserError, nearest
 from harness.matrix import Row
@@ -98,7 +98,7 @@ def _measure(rows: Sequence[Row], root: Path, limit: float) -> int:
     failed, known = 0, scenario.cases()
     expected = plan.Plan.read(root, next(iter(environments.values())).device, missing)
     say(f"{len(missing)} probes, at most {plan.spoken(limit * len(missing))}")
-    with runner.alone(True, say), progress(console) as tell:
+    with lock.alone(True, say), progress(console) as tell:
         for engine, environment in environments.items():
             for group in groups.grouped({case: known[case] for case, of in missing if of == engine}):
                 probing = runner.Run([environment], 1, root, False, limit, tell, say, expected, failures=True)

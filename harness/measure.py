@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from harness.record import Certificate, Launch
 from harness.rig import GIB, MIB_A_GIB, Rig
 from harness.rollouts import Requests, Rollouts
 from harness.scenario import Scenario
-from harness.series import Series, Window, gpu_certificate, load_certificate
+from harness.series import Floats, Series, Window, gpu_certificate, load_certificate
 
 WARM = 1_000_000  # the index of the first warm-up step: however many there are, the measured ones are the same work
 WARM_UP_AT_MOST = 4  # times the steps that a scenario wants at least
@@ -112,26 +113,27 @@ def fill(case: Measured, series: Series, began: float, clean: Certificate) -> No
 
 def warm_up(rig: Rig, scenario: Scenario, tell: Tell) -> list[float]:
     """Run steps that do not count: at least as many as the scenario wants, then until the last three agree within 10 %,
-    at most four times as many and for a minute. The value of the scenario's steady metric at each."""
-    values, began = list[float](), time.monotonic()
+    at most four times as many, and for a minute behind the first, which sets things up. The value of the scenario's
+    steady metric at each."""
+    values, until = list[float](), math.inf
     for index in range(scenario.warmup * WARM_UP_AT_MOST):
-        enough = stats.settled(values) or time.monotonic() - began > WARM_UP_SECONDS
-        if index >= scenario.warmup and enough:
+        if index >= scenario.warmup and (stats.settled(values) or time.monotonic() > until):
             break
         tell(f"warm-up {index + 1}, at least {scenario.warmup}")
         values.append(scenario.step(rig, WARM + index)[scenario.steady])
+        until = min(until, time.monotonic() + WARM_UP_SECONDS)
     return values
 
 
 def steady(values: Sequence[float], warm: Sequence[float]) -> Certificate:
     """Whether the measured steps have no trend left."""
-    if len(values) < TELLING:
-        return Certificate(
-            ok=None, figure=0, reason=f"{len(values)} steps, {TELLING} needed to tell a trend from noise"
-        )
-    change, p = stats.drift(values)
     settled = "settled" if stats.settled(warm) or len(warm) < 3 else "not settled"
-    reason = f"{change:+.1%} from the first to the last step (p {p:.2f}), {settled} after {len(warm)} warm-up steps"
+    behind = f"{settled} after {len(warm)} warm-up steps"
+    if len(values) < TELLING:
+        reason = f"{len(values)} steps, {TELLING} needed to tell a trend from noise; {behind}"
+        return Certificate(ok=None, figure=0, reason=reason)
+    change, p = stats.drift(values)
+    reason = f"{change:+.1%} from the first to the last step (p {p:.2f}), {behind}"
     return Certificate(ok=abs(change) <= DRIFT or p > DRIFT_P, figure=round(change, 4), reason=reason)
 
 
@@ -141,8 +143,7 @@ def launch_figures(
     """The metrics with one sample a launch, and why others have none."""
     found, missing = dict[str, float](), dict[str, str]()
     if scenario.gpus:
-        peaks = [peak for peak in life.peak_used_mib[: scenario.gpus] if peak is not None]
-        if len(peaks) == scenario.gpus:
+        if peaks := _all(life.peak_used_mib, scenario.gpus):
             found["peak_memory"] = (sum(peaks) - sum(case.baseline_mib[: scenario.gpus])) / MIB_A_GIB
         else:
             missing["peak_memory"] = "the sampler read no memory of the GPUs"
@@ -153,20 +154,25 @@ def launch_figures(
     if window.peak_rss:
         found["host_memory"] = window.peak_rss / GIB
     tokens = sum(int(out.output_B.sum()) for _, out in case.audit.calls)
-    joules = [joule for joule in window.energy_j[: scenario.gpus] if joule is not None]
-    if scenario.gpus and tokens and len(joules) == scenario.gpus:
+    joules = _all(window.energy_j, scenario.gpus)
+    if tokens and joules:
         found["energy"] = sum(joules) / tokens
     elif scenario.gpus:
         missing["energy"] = "no energy counter that advanced in the window" if tokens else "nothing was generated"
     else:
         missing["energy"] = "no GPU"
-    busy = [share for share in window.utilisation_mean[: scenario.gpus] if share is not None]
-    if scenario.gpus and len(busy) == scenario.gpus:
+    if busy := _all(window.utilisation_mean, scenario.gpus):
         found["gpu_busy"] = sum(busy) / len(busy) / 100
     else:
         missing["gpu_busy"] = "the sampler read no utilisation of the GPUs" if scenario.gpus else "no GPU"
     useful, why = utilisation(case, scenario)
     return found | useful, missing | why
+
+
+def _all(figures: Floats, gpus: int) -> list[float]:
+    """Those of the case's GPUs; none where one is not known."""
+    known = [figure for figure in figures[:gpus] if figure is not None]
+    return known if len(known) == gpus else []
 
 
 def utilisation(case: Measured, scenario: Scenario) -> tuple[dict[str, float], dict[str, str]]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import replay
-from harness import compare, config_case, envs, groups, machine, plan, runner, scenario, skyrl, store, tables
+from harness import compare, config_case, envs, groups, lock, machine, plan, runner, scenario, skyrl, store, tables
 from harness.errors import UserError
 from harness.paths import results_home
 from harness.progress import progress
@@ -76,7 +76,7 @@ def run(
     if dry_run:
         console.print(tables.of_plan(expected, planned, launches))
         return
-    with runner.alone(not no_wait, say), progress(console) as tell:
+    with lock.alone(not no_wait, say), progress(console) as tell:
         running = runner.Run(
             environments, launches, root, resume, timeout, tell, say, expected, share=share, until=until
         )

@@ -1,19 +1,14 @@
 """Run cases: launches of all engines in ABBA order, each a fresh process group that measures one case or several."""
 
-import contextlib
-import fcntl
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import commit, machine, models, store
+from harness import commit, machine, models, paths, store
 from harness.envs import Environment
-from harness.errors import UserError
 from harness.groups import Group, grouped, launches
 from harness.pending import Part, Pending
 from harness.plan import Key, Plan, spoken
@@ -106,8 +101,14 @@ class Run:
             whole = True
         finally:
             for name, pending in pendings.items():
-                if pending.records is None and (whole or not self._missing(group, name, pending)):
+                if pending.records is None and (whole or self._complete(group, name, pending)):
                     pending.ended(self._save_records(name, group.cases[name], pending))
+
+    def _complete(self, group: Group, name: str, pending: Pending) -> bool:
+        """Whether resuming would measure nothing more of a case."""
+        slots, case = self.schedule(group), group.cases[name]
+        wanted = [s for s in slots if case.runs_on(s.environment.engine) and not pending.refused(s.environment.engine)]
+        return all(_usable(pending, slots, slot) for slot in wanted)
 
     def _missing(self, group: Group, name: str, pending: Pending) -> int:
         """Planned launches of a case that gave no figures."""
@@ -142,11 +143,41 @@ class Run:
         for environment in self.environments:
             parts = list(pending.parts(environment.engine))
             if any(self.failures or part.launch.error is None for part in parts):
-                path = store.save(_record(pending.run, name, scenario, environment, parts), self.root)
+                path = store.save(self._record(pending.run, name, scenario, environment, parts), self.root)
                 for part in parts:
                     store.keep(self.root / ".work" / "logs" / part.log, path)
                 records.append(path)
         return records
+
+    def _record(
+        self, run: str, name: str, scenario: Scenario, environment: Environment, parts: Sequence[Part]
+    ) -> Record:
+        said = next((part for part in parts if part.launch.error is None), parts[0])
+        variables = {key: self._anywhere(value) for key, value in said.flags.get("environment", {}).items()}
+        words = [
+            {key: self._anywhere(told) for key in ("error", "unsupported") if (told := getattr(part.launch, key))}
+            for part in parts
+        ]
+        return Record(
+            run=run,
+            case=name,
+            scenario=name.partition("/")[0],
+            engine=environment.engine,
+            params=scenario.params(),
+            options=scenario.options.of("") | {"native": dict(scenario.options.native)},
+            flags=said.flags | ({"environment": variables} if variables else {}),
+            lane=environment.lane,
+            versions=said.versions | {"driver": machine.fingerprint().driver},
+            lock_hash=environment.lock_hash,
+            machine=machine.fingerprint(),
+            commit=commit.current(),
+            started=parts[0].launch.started,
+            ended=parts[-1].launch.ended,
+            launches=[part.launch.model_copy(update=told) for part, told in zip(parts, words, strict=True)],
+        )
+
+    def _anywhere(self, text: str) -> str:
+        return paths.anywhere(text, self.root)
 
     def _launch(
         self, group: Group, names: Sequence[str], slot: Slot, of: int, pendings: dict[str, Pending]
@@ -238,50 +269,3 @@ def _usable(pending: Pending, slots: Sequence[Slot], slot: Slot) -> bool:
 
     boots = {boot(other) or machine.boot_id() for other in slots if other.pair == slot.pair}
     return boot(slot) is not None and len(boots) == 1
-
-
-def _record(run: str, name: str, scenario: Scenario, environment: Environment, parts: Sequence[Part]) -> Record:
-    said = next((part for part in parts if part.launch.error is None), parts[0])
-    return Record(
-        run=run,
-        case=name,
-        scenario=name.partition("/")[0],
-        engine=environment.engine,
-        params=scenario.params(),
-        options=scenario.options.of("") | {"native": dict(scenario.options.native)},
-        flags=said.flags,
-        lane=environment.lane,
-        versions=said.versions | {"driver": machine.fingerprint().driver},
-        lock_hash=environment.lock_hash,
-        machine=machine.fingerprint(),
-        commit=commit.current(),
-        started=parts[0].launch.started,
-        ended=parts[-1].launch.ended,
-        launches=[part.launch for part in parts],
-    )
-
-
-@contextmanager
-def alone(wait: bool, report: Tell) -> Iterator[None]:
-    """Hold the machine: two runs at once would measure each other. Raises UserError when another holds it and `wait` is
-    not set. The lock is one file for all users, `$ROLLBENCH_LOCK` or /tmp/rollbench.lock."""
-    path = Path(os.environ.get("ROLLBENCH_LOCK", "/tmp/rollbench.lock"))
-    path.touch()
-    with contextlib.suppress(PermissionError):
-        path.chmod(0o666)
-    with path.open("r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = f"another run (process {file.read().strip() or '?'}) is measuring on this machine"
-            if not wait:
-                raise UserError(
-                    f"{holder}: two at once would measure each other; leave --no-wait out to wait"
-                ) from None
-            report(f"{holder}: waiting for it to end")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield

@@ -141,7 +141,8 @@ class Session:
                 return
             pair = self.began[names[0]] = self.began.get(names[0], 0) + 1
             for engine, side in turns if pair % 2 else reversed(turns):
-                mine = [name for name in names if name in self.known[HEAD if side == HEAD else BASE]]
+                known = self.known[HEAD if side == HEAD else BASE]
+                mine = [name for name in names if name in known and not self._refused((name, engine), side)]
                 if mine:
                     left = self._left(len(turns), max(0, pairs - pair))
                     self.tell(f"pair {pair}, {pairs} wanted: {engine}: {side}: {', '.join(mine)}{left}")
@@ -157,12 +158,12 @@ class Session:
             dead = [failure for where, failure in self.failures if where == side and failure.engine == engine]
             if any(sum((f.case, engine) == key for f in dead) > 1 and (side, key) not in self.records for key in both):
                 return False
-        able = [
-            key
-            for key in both
-            if not any(r.unsupported for s in (BASE, HEAD) for _, r in self.records.get((s, key), ()))
-        ]
+        able = [key for key in both if not self._refused(key, BASE, HEAD)]
         return any(len(self._good(BASE, key) & self._good(HEAD, key)) < pairs for key in able)
+
+    def _refused(self, key: Key, *sides: str) -> bool:
+        """Whether the engine said on one of these sides that it cannot do this at all."""
+        return any(record.unsupported for side in sides for _, record in self.records.get((side, key), ()))
 
     def _good(self, side: str, key: Key) -> set[int]:
         found = self.records.get((side, key), [])

@@ -56,20 +56,12 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 def save(record: Record, root: Path) -> Path:
     """Save a record under a name made of engine, time and content; the path."""
-    text = _anywhere(dump(record), root)
+    text = dump(record)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     name = f"{record.engine}-{record.started:%Y%m%dT%H%M%SZ}-{digest}.json"
     path = root / record.machine.id / record.case / name
     write(path, text)
     return path
-
-
-def _anywhere(text: str, root: Path) -> str:
-    """Without the places of this machine: what an engine says when it fails names files of its environment and log."""
-    for place, name in ((root.resolve(), "results"), (Path.home(), "~")):
-        if place != Path(place.anchor):
-            text = text.replace(f"{place}/", f"{name}/")
-    return text
 
 
 def keep(log: Path, record: Path) -> None:

@@ -99,6 +99,9 @@ def test_tracked_records_become_asvs_results(tmp_path: Path, ids: list[str]) -> 
 def test_every_tracked_record_has_its_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asv_history, "_date", lambda commit, known: 0)  # a clone may have a part of the history
     assert asv_history.write(PROJECT / "results", tmp_path) > 50
+    told = json.loads((tmp_path / "benchmarks.json").read_text())
+    cases = {record.case.replace("/", ".") for record in asv_history._records(PROJECT / "results")}
+    assert [case for case in cases if not any(name.startswith(f"{case}.") for name in told)] == []
 
 
 def test_asv_is_told_of_a_machine_that_it_has_not_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.replay import Replay
 from benchmarks.single_turn import SingleTurn
-from harness import client, envs, runner, shift, store
+from harness import client, envs, lock, runner, shift, store
 from harness.envs import Environment
 from harness.errors import LaunchFailed, UserError
 from harness.pending import Pending
@@ -125,12 +125,13 @@ def test_engine_that_dies_once_leaves_the_record_of_the_others(tmp_path: Path, m
         calls.append(1)
         measure(*arguments)
         if len(calls) == 2:
-            raise LaunchFailed("fake: died in generate")
+            raise LaunchFailed(f"fake: died in generate (log: {tmp_path}/.work/logs/x)")
 
     monkeypatch.setattr(shift, "measure", flaky)
     (record,), failed, _ = run(tmp_path, CASE, launches=3)
     assert failed == 1
-    assert [launch.error for launch in record.launches] == [None, "fake: died in generate", None]
+    told = "fake: died in generate (log: results/.work/logs/x)"  # no place of this machine
+    assert [launch.error for launch in record.launches] == [None, told, None]
     assert len(record.samples("output_throughput")) == 2
 
 
@@ -304,9 +305,9 @@ def test_damaged_launch_of_an_interrupted_run_is_measured_anew(tmp_path: Path) -
 def test_second_run_waits_or_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ROLLBENCH_LOCK", str(tmp_path / "lock"))
     refused = pytest.raises(UserError, match=r"another run \(process \d+\) is measuring")
-    with runner.alone(wait=True, report=print), refused, runner.alone(False, print):
+    with lock.alone(wait=True, report=print), refused, lock.alone(False, print):
         pass
-    with runner.alone(wait=False, report=print):
+    with lock.alone(wait=False, report=print):
         pass
 
 

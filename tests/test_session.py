@@ -37,6 +37,8 @@ class Played(Session):
     said: list[str] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)
     spoilt: set[tuple[str, int]] = field(default_factory=set)
+    refused: str = ""  # a case that the engine cannot do
+    asked: list[list[str]] = field(default_factory=list)  # the cases of each launch
 
     def _prepare(self) -> None:
         self.pythons = dict.fromkeys(self.sides, "python")
@@ -52,9 +54,12 @@ class Played(Session):
         folder.mkdir(parents=True)
         (folder / "output.log").write_text("launch 1 of 1 failed: died in start (exit status 3)\nand more\n")
         (folder / "ended").touch()
-        for case in arguments[1 : arguments.index("-e")] if value else ():
+        self.asked.append(list(arguments[1 : arguments.index("-e")]))
+        for case in self.asked[-1] if value else ():
             held = SPOILT if (side, pair) in self.spoilt else {}
             one = launch(1, value or 0, certificates=held)
+            if case == self.refused:
+                one = one.model_copy(update={"samples": {}, "unsupported": "not here"})
             store.save(record(engine, case=case, run=folder.name, launches=[one]), folder)
 
 
@@ -99,6 +104,13 @@ def test_equal_sides_pass(tmp_path: Path) -> None:
     noise = {("base", 1): 100.2, ("head", 2): 100.1}
     found = played(tmp_path, 5, play=lambda side, engine, pair: noise.get((side, pair), 100.0))
     assert set(verdicts(found.run()).values()) == {"pass"}
+
+
+def test_a_case_that_is_refused_joins_no_further_launch(tmp_path: Path) -> None:
+    both = ["sleep_wake/0.5B-discard", "sleep_wake/0.5B-kv"]
+    found = played(tmp_path, 2, has={"base": both, "head": both}, refused=both[1])
+    found.run()
+    assert found.asked == [both, both, both[:1], both[:1]]
 
 
 def test_pairs_that_the_machine_spoilt_are_measured_again(tmp_path: Path) -> None:
@@ -174,7 +186,7 @@ def test_resuming_takes_launches_that_have_ended(tmp_path: Path) -> None:
 def tree(folder: Path) -> Path:
     """A copy of this checkout's code."""
     for name in ("harness", "benchmarks", "trainers", "requirements"):
-        shutil.copytree(PROJECT / name, folder / name)
+        shutil.copytree(PROJECT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc.*"))  # half-written
     return folder
 
 

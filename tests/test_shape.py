@@ -23,7 +23,7 @@ LEVELS = {  # a module imports only from lower levels, or from its own where tha
         "skyrl_keys",
         "efficiency",
     ),
-    1: ("client", "together", "gate", "machine", "models", "workload", "worker", "cards", "skyrl"),
+    1: ("client", "lock", "together", "gate", "machine", "models", "workload", "worker", "cards", "skyrl"),
     2: ("envs", "record", "senders", "sampler", "memory", "migrate"),
     3: ("troubles", "audit", "link", "crew", "ownlink", "adapterlink", "commit", "store", "series", "mistakes"),
     4: ("cells", "evidence", "scenario", "rig", "fresh", "proof", "speed", "pending", "plan", "rates", "trace"),

@@ -45,17 +45,6 @@ def test_unreadable_file_is_passed_over(tmp_path: Path) -> None:
     ]
 
 
-def test_a_record_names_no_place_of_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
-    words = f"File /home/somebody/x/y.py, line 3 (log: {tmp_path}/.work/logs/z.log), http://host//a"
-    saved = record()
-    saved.launches[0].error = words
-    (error,) = [launch.error for launch in store.load(store.save(saved, tmp_path)).launches if launch.error]
-    assert error == "File ~/x/y.py, line 3 (log: results/.work/logs/z.log), http://host//a"
-    monkeypatch.setenv("HOME", "/")
-    assert words.replace(str(tmp_path), "results") in store.save(saved, tmp_path).read_text()
-
-
 def test_pending_launches_are_no_records(tmp_path: Path) -> None:
     store.write(tmp_path / ".work" / "pending" / "run" / "plan.json", "{}")
     assert list(store.scan(tmp_path)) == []
