@@ -53,6 +53,8 @@ class Run:
         """Run them all; the records written, and how many planned launches gave no figures."""
         for scenario in cases.values():
             models.find(scenario.model)
+        if commit.current().dirty:
+            self.report("the files are not those of a commit or stamp, and the records will say so")
         groups, done, missing = grouped(cases, self.share), 0, 0
         for group in groups:
             self.ahead.extend(launches([group], [slot.environment.engine for slot in self.schedule(group)]))
