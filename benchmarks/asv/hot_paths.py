@@ -29,16 +29,12 @@ RECORD: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Rounds:
-    """Nine samples, never six, for asv's test could not tell; three in each of three processes, some time apart, for a
-    process may be slow as a whole."""
+class Paths:
+    """What needs a folder of its own. Nine samples, never six, for asv's test could not tell; each in a process of its
+    own, some time apart, for a process may be slow as a whole."""
 
-    repeat: ClassVar[tuple[int, int, float]] = (3, 3, 20.0)
-    rounds = 3
-
-
-class Paths(Rounds):
-    """What needs a folder of its own."""
+    repeat = 1
+    rounds = 9
 
     def setup(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rollbench-speed-"))
@@ -78,9 +74,11 @@ class Records(Paths):
         store.load(self.path)
 
 
-class Many(Rounds):
-    """The newest of each case among many records, and their table."""
+class Many:
+    """The newest of each case among many records, and their table: three samples in each of three processes."""
 
+    repeat: ClassVar[tuple[int, int, float]] = (3, 3, 20.0)
+    rounds = 3
     timeout = 600
     number = 1
 
