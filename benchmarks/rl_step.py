@@ -42,7 +42,7 @@ class RLStep(Scenario):
     reward of held-out prompts that must be reached (0: none).
     """
 
-    shares = "steps"
+    shares, again = "steps", False
 
     lesson: Lesson = field(default_factory=Lesson)
     prompts: int = 32

@@ -48,7 +48,7 @@ class Key(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A record without most of it. `values`: of the headline metrics one value a launch, none where a certificate does
-    not hold. `identity`: equal where records can be compared."""
+    not hold. `identity`: equal where records can be compared. `spoilt`: what the machine did that makes all void."""
 
     path: str  # below the results folder
     key: Key
@@ -58,6 +58,7 @@ class Entry:
     commit: str
     identity: str
     values: dict[str, tuple[float, ...]]
+    spoilt: str
 
 
 class Evidence:
@@ -73,8 +74,16 @@ class Evidence:
         return sorted(self._of, key=lambda key: (key.machine, _place(key.scenario), natural(key.case), key.model))
 
     def newest(self, key: Key) -> dict[str, Entry]:
-        """By engine."""
-        return {engine: found[-1] for engine, found in sorted(self._of[key].items())}
+        """By engine. One that the machine spoilt stands behind an older one that it can be compared with."""
+        return {
+            engine: next((entry for entry in reversed(found) if not entry.spoilt), found[-1])
+            for engine, found in self.history(key).items()
+        }
+
+    def set_aside(self, key: Key) -> dict[str, list[Entry]]:
+        """By engine: those behind which an older one stands, oldest first."""
+        shown = self.newest(key)
+        return {engine: found[found.index(shown[engine]) + 1 :] for engine, found in self.history(key).items()}
 
     def history(self, key: Key) -> dict[str, list[Entry]]:
         """By engine, oldest first: those that the newest can be compared with."""
@@ -153,7 +162,8 @@ def _entry(path: str, record: Record) -> Entry:
     once = sys.intern  # one object for each text that many entries have
     key = Key(*map(once, (record.machine.id, record.scenario, record.case, str(record.params.get("model", "")))))
     identity = _identity(record)
-    return Entry(path, key, record.engine, record.started, record.run, once(record.commit.id), once(identity), values)
+    return Entry(path, key, record.engine, record.started, record.run, once(record.commit.id), once(identity), values,
+                 record.spoilt)  # fmt: skip
 
 
 def _identity(record: Record) -> str:

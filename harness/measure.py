@@ -22,6 +22,7 @@ WARM_UP_AT_MOST = 4  # times the steps that a scenario wants at least
 WARM_UP_SECONDS = 60.0  # behind which none is added to those
 DRIFT, DRIFT_P = 0.10, 0.01  # the change over the measured steps that is too large, when its slope is no accident
 TELLING = 5  # steps from which a trend can be told from noise
+ANEW, ANEW_SECONDS = 2, 60.0  # times that steps with a trend are measured anew, and how long behind the first of them
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 Tell = Callable[[str], None]
@@ -44,6 +45,7 @@ class Measured:
     begun: float = 0.0  # the steps that count
     ended: float = 0.0
     warm: list[float] = field(default_factory=list)
+    drifted: list[list[float]] = field(default_factory=list)  # the steady metric of steps that were measured anew
     samples: Samples = field(default_factory=dict)
     certificates: dict[str, Certificate] = field(default_factory=dict)  # that the scenario itself gives
     once: dict[str, float] = field(default_factory=dict)  # figures that it gives with one sample a launch
@@ -60,21 +62,34 @@ class Measured:
 
 def measure(rig: Rig, case: Measured, tell: Tell) -> None:
     """Measure a case's steps on the rig's engine, which goes on; what else was opened for the case is closed again."""
-    scenario, samples = case.scenario, Samples()
+    scenario = case.scenario
     rig.begin(case.log)
     case.opened = time.monotonic()
     case.warm = warm_up(rig, scenario, tell)
-    rig.reset_audit()
-    age, case.begun = rig.age, time.monotonic()
-    for step in range(scenario.steps):
-        tell(f"step {step + 1} of {scenario.steps}")
-        for metric, sample in scenario.step(rig, step).items():
-            samples.setdefault(metric, []).append(sample)
-    case.ended, case.memory = time.monotonic(), rig.engine_memory()
+    steps(rig, case, tell)
+    case.memory = rig.engine_memory()
     case.certificates, case.once = scenario.finish(rig), scenario.once(rig)
     rig.unlink()
-    case.launch.age_s, case.samples = age, samples
     case.audit, case.facts, case.baseline_mib, case.startup = rig.audit, rig.facts, rig.baseline_mib, rig.startup
+
+
+def steps(rig: Rig, case: Measured, tell: Tell) -> None:
+    """Run the steps that count. Where they have a trend, those were warm-up too, and they run anew: a host that others
+    share is faster at one time than at another, for tens of seconds."""
+    scenario, first = case.scenario, time.monotonic()
+    while True:
+        rig.reset_audit()
+        case.launch.age_s, case.begun, case.samples = rig.age, time.monotonic(), {}
+        for step in range(scenario.steps):
+            tell(f"step {step + 1} of {scenario.steps}{', anew' if case.drifted else ''}")
+            for metric, sample in scenario.step(rig, step).items():
+                case.samples.setdefault(metric, []).append(sample)
+        case.ended = time.monotonic()
+        values = case.samples.get(scenario.steady, [])
+        over = not scenario.again or len(case.drifted) == ANEW or case.ended - first > ANEW_SECONDS
+        if over or steady(values, case.warm).ok is not False:
+            return
+        case.drifted.append([_short(value) for value in values])
 
 
 def fill(case: Measured, series: Series, began: float, clean: Certificate) -> None:
@@ -91,7 +106,7 @@ def fill(case: Measured, series: Series, began: float, clean: Certificate) -> No
     launch.certificates = {
         **case.audit.certificates(),
         **case.certificates,
-        "steady": steady(samples.get(scenario.steady, []), case.warm),
+        "steady": steady(samples.get(scenario.steady, []), case.warm, len(case.drifted)),
         "gpu": gpu_certificate(window, case.baseline_mib),
         "load": load_certificate(window, machine.fingerprint().cores),
         "clean": clean,
@@ -102,6 +117,7 @@ def fill(case: Measured, series: Series, began: float, clean: Certificate) -> No
         "workload_sha256": case.audit.hashes,
         "log": case.log.name,
         "warm_up": [_short(value) for value in case.warm],
+        **({"drifted": case.drifted} if case.drifted else {}),
         "not_computed": missing | reasons,
         "window": _shortened(dataclasses.asdict(window)),
         "device_memory_mib": {"before": case.baseline_mib, "peak": own.peak_used_mib, "after": whole.used_last_mib},
@@ -125,10 +141,11 @@ def warm_up(rig: Rig, scenario: Scenario, tell: Tell) -> list[float]:
     return values
 
 
-def steady(values: Sequence[float], warm: Sequence[float]) -> Certificate:
-    """Whether the measured steps have no trend left."""
+def steady(values: Sequence[float], warm: Sequence[float], anew: int = 0) -> Certificate:
+    """Whether the measured steps have no trend left. `anew`: how often they were measured before, with one."""
     settled = "settled" if stats.settled(warm) or len(warm) < 3 else "not settled"
     behind = f"{settled} after {len(warm)} warm-up steps"
+    behind += f", measured anew {'twice' if anew == ANEW else 'once'}" if anew else ""
     if len(values) < TELLING:
         reason = f"{len(values)} steps, {TELLING} needed to tell a trend from noise; {behind}"
         return Certificate(ok=None, figure=0, reason=reason)

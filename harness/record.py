@@ -147,6 +147,12 @@ class Record(BaseModel):
             if certificate.ok is False
         ]
 
+    @property
+    def spoilt(self) -> str:
+        """What the machine did that makes all figures void; empty where it did not, or something else failed too."""
+        red = [name for launch in self.good for name, held in launch.certificates.items() if held.ok is False]
+        return self.broken[0] if red and set(red) <= set(OF_THE_MACHINE) else ""
+
     def must_compare(self, other: "Record") -> None:
         """Raises NotComparable, naming the field, unless both measured the same thing on the same kind of machine."""
         fields: tuple[tuple[str, Any, Any], ...] = (
@@ -160,6 +166,13 @@ class Record(BaseModel):
             if before != after:
                 where, was, now = difference(name, before, after)
                 raise NotComparable(f"{self.case}: {where} was {was!r}, now {now!r}: records cannot be compared")
+
+    def compares(self, other: "Record") -> bool:
+        try:
+            self.must_compare(other)
+        except NotComparable:
+            return False
+        return True
 
 
 def difference(name: str, before: Any, after: Any) -> tuple[str, Any, Any]:

@@ -174,6 +174,9 @@ def _why(shown: Iterable[Standing]) -> Iterable[str]:
             told += [f"not supported: {plain(record.case)} on {plain(record.engine)}: {plain(record.unsupported)}"
                      ] * bool(record.unsupported)  # fmt: skip
             told += [f"invalid: {plain(record.case)} on {plain(record.engine)}: {plain(why)}" for why in record.broken]
+        for engine, entries in standing.set_aside.items():
+            what = f"set aside: {plain(standing.key.case)} on {plain(engine)}, the record of"
+            told += [f"{what} {entry.started:%Y-%m-%d %H:%M}: {plain(entry.spoilt)}" for entry in entries]
     return ["", *(f"- {line}" for line in told)] if told else []
 
 

@@ -50,10 +50,11 @@ class Scenario(ABC):
 
     `steady`: the metric that must have settled before steps count, and must not drift while they do. `shares`: the
     cases of all scenarios that say the same differ only in what is done to a running engine, so those of equal settings
-    are measured in turn in one launch.
+    are measured in turn in one launch. `again`: a step may be done a second time as it was the first.
     """
 
     shares: ClassVar[str] = ""
+    again: ClassVar[bool] = True
 
     model: str
     gpus: int = 0

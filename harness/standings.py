@@ -4,7 +4,7 @@ import functools
 import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from harness import compare, gate, scenario, stats
@@ -24,7 +24,7 @@ Judge = Callable[["Standing"], Mapping[str, str]]  # by metric what may be said 
 @dataclass(frozen=True)
 class Standing:
     """A case on a machine. By engine `entries` and `records`; by metric and engine `levels`, none where a certificate
-    does not hold; by metric `ratios`, or `why` there are none."""
+    does not hold; by metric `ratios`, or `why` there are none. `set_aside`: newer records that the machine spoilt."""
 
     key: Key
     entries: Mapping[str, Entry]
@@ -32,6 +32,7 @@ class Standing:
     levels: Mapping[str, Mapping[str, stats.Estimate]]
     ratios: Mapping[str, Ratio]
     why: str = ""
+    set_aside: Mapping[str, Sequence[Entry]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> list[str]:
@@ -64,7 +65,7 @@ def standings(evidence: Evidence) -> Iterator[Standing]:
             except UserError as error:
                 evidence.skipped.append(below(evidence.root, error))
         if records:
-            yield stand(key, entries, records)
+            yield replace(stand(key, entries, records), set_aside=evidence.set_aside(key))
 
 
 def stand(key: Key, entries: Mapping[str, Entry], records: Mapping[str, Record]) -> Standing:

@@ -70,6 +70,43 @@ def test_a_trend_over_the_measured_steps_is_not_steady(values: list[float], ok: 
     assert (found.ok, "not settled after 3 warm-up steps" in found.reason) == (ok, True)
 
 
+class Timed(Warming):
+    """Steps that count alone; each window of five with a trend may be measured anew."""
+
+    steps, again = 5, True
+
+
+RISING, LEVEL = [1.0, 1.1, 1.2, 1.3, 1.4], [2.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("times", "again", "seconds", "windows"),
+    [
+        (LEVEL, True, 0.0, 1),
+        (RISING + LEVEL, True, 0.0, 2),
+        (RISING * 4, True, 0.0, 3),  # never: twice anew
+        (RISING * 4, False, 0.0, 1),  # a step that cannot be done again
+        (RISING * 4, True, 35.0, 1),  # too long
+    ],
+)
+def test_steps_with_a_trend_are_measured_anew(
+    monkeypatch: pytest.MonkeyPatch, times: list[float], again: bool, seconds: float, windows: int
+) -> None:
+    clock = itertools.count(step=seconds)
+    monkeypatch.setattr(measure.time, "monotonic", lambda: next(clock))
+    scenario: Any = Timed(times)
+    scenario.again = again
+    launch, audits = SimpleNamespace(age_s=0.0), list[int]()
+    case = measure.Measured("x", scenario, Path("x"), launch)  # type: ignore[arg-type]
+    engine: Any = SimpleNamespace(reset_audit=lambda: audits.append(1), age=7.0)
+    measure.steps(engine, case, lambda text: None)
+    assert case.samples == {"step_time": times[5 * windows - 5 : 5 * windows]}
+    assert case.drifted == [RISING] * (windows - 1)
+    assert (len(audits), scenario.indices) == (windows, list(range(5)) * windows)
+    words = {1: "", 2: "measured anew once", 3: "measured anew twice"}[windows]
+    assert words in measure.steady(case.samples["step_time"], [1.0] * 3, len(case.drifted)).reason
+
+
 def rig(calls: int = 1) -> Any:
     requests = independent((0,), [10, 10], [5, 5], 100)
     answers = [Answer([1] * 5, prompt_ids=ids, prompt=10, cached=0, first=0.1, done=0.5) for ids in requests.new]
