@@ -153,7 +153,9 @@ class Link(Senders):
         reply = self.take(apart=True)
         phases = {f"sync_{name}": max(answer[name] for answer in reply.value) for name in reply.value[0]}
         worker = phases.pop("sync_worker")
-        phases |= {"sync_control": reply.seconds - worker, "sync_flush": self.rig.flush()}
+        emptied = self.ask(do="flush")
+        flush = self.rig.flush() if None in emptied else max(emptied)
+        phases |= {"sync_control": reply.seconds - worker, "sync_flush": flush}
         return phases | ({} if self.together else {"sync_pack": sent})
 
     def reference(self, step: int) -> None:

@@ -103,7 +103,7 @@ _ROWS: tuple[tuple[str, str, str, Literal["higher", "lower", None], Worth, str],
     ("sync_fence", "sync: fence", "s", "lower", _TAIL,
      "an engine's own way: rollbench's call behind the engine's that waits for the device, less the waiting; a part of "
      "the sync"),
-    ("sync_flush", "sync: flush", "s", "lower", _TAIL, "taken apart: the engine's own emptying of its prefix cache"),
+    ("sync_flush", "sync: flush", "s", "lower", _TAIL, "taken apart: emptying the prefix cache, as a sync does"),
     ("sync_control", "sync: control", "s", "lower", _TAIL,
      "taken apart: the engine's call around its model processes' work, without a flush"),
     ("sync_bandwidth", "sync: rate", "GB/s", "higher", _TIME,

@@ -28,7 +28,7 @@ def hashed(tensor: Tensor, chunk: int = 1 << 22) -> int:
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
     flat = tensor.detach().contiguous().view(bits).view(-1)
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    weights = torch.arange(1, chunk + 1, dtype=torch.int64, device=tensor.device)
+    weights = torch.arange(1, min(chunk, flat.numel()) + 1, dtype=torch.int64, device=tensor.device)
     weights = weights * -7046029254386353131 ^ (weights >> 7)  # odd constant: 2^64 over the golden ratio
     for begin in range(0, flat.numel(), chunk):
         part = flat[begin : begin + chunk].long()

@@ -189,6 +189,12 @@ class Receiver:
         self._empty(flush)
         self.fence()
 
+    def do_flush(self) -> float | None:
+        """Empty the prefix cache, as a sync does; seconds, None where this process cannot."""
+        start = time.perf_counter()
+        self._empty(self.flush is not None)
+        return None if self.flush is None else time.perf_counter() - start
+
     def _empty(self, wanted: bool) -> None:
         """The prefix cache, where that is wanted."""
         if wanted and self.flush is None:
