@@ -105,6 +105,15 @@ def test_drift_is_the_change_along_the_line() -> None:
     assert stats.drift([1.4, 1.3, 1.2, 1.1, 1.0])[0] == pytest.approx(-0.4 / 1.2)
 
 
+def test_drift_is_what_a_regression_says() -> None:
+    random = np.random.default_rng(3)
+    for size in range(3, 30):
+        values = (1 + random.normal(0, 0.05, size) + 0.01 * np.arange(size)).tolist()
+        line, (change, p) = scipy_stats.linregress(np.arange(size), values), stats.drift(values)
+        assert change == pytest.approx(line.slope * (size - 1) / np.median(values))
+        assert p == pytest.approx(line.pvalue)
+
+
 def test_drift_needs_three_values_that_differ() -> None:
     assert stats.drift([1.0, 9.0]) == stats.drift([]) == stats.drift([2.0] * 5) == (0.0, 1.0)
 
