@@ -14,4 +14,4 @@ CPU = Options(
 GPU = Options()
 LONG = Options(max_model_len=32768)
 
-HALF, SEVEN = "Qwen2.5-0.5B", "Qwen2.5-7B"
+HALF, SEVEN, SEVENTY = "Qwen2.5-0.5B", "Qwen2.5-7B", "Llama-3-70B"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from benchmarks import CPU, GPU, HALF, SEVEN
+from benchmarks import CPU, GPU, HALF, SEVEN, SEVENTY
 from harness.inference import Inference
 from harness.rollouts import Requests
 from harness.workload import Seed, arriving, grouped, independent
@@ -81,4 +81,7 @@ CASES = {
             for backend in ("fa3", "flashinfer", "triton", "torch-native")
         },
     }.items()
+} | {
+    f"70B-512-tp{gpus}": replace(B05, model=SEVENTY, gpus=gpus, options=replace(GPU, tensor_parallel=gpus), steps=5)
+    for gpus in (2, 8)
 }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from benchmarks import CPU, GPU, HALF, SEVEN
+from benchmarks import CPU, GPU, HALF, SEVEN, SEVENTY
 from harness import machine, models, stats
 from harness.errors import UserError
 from harness.measure import DTYPE_BYTES
@@ -48,7 +48,7 @@ class SleepWake(Scenario):
     - `weights` backed_up, `kv_cache` discarded: vLLM's level 1; SGLang releases `weights` and `kv_cache`, started with
       enable_weights_cpu_backup.
     - `weights` discarded, `kv_cache` discarded: vLLM's level 2; SGLang releases the same without a backup. On both a
-      sync from a sender, over `transport` and brought in by `how`, must follow.
+      sync from `senders`, each with its share, over `transport` and brought in by `how`, must follow.
     - `weights` kept, `kv_cache` discarded: vLLM's release_kv_cache_memory (0.26 has none); SGLang releases `kv_cache`.
     - `weights` discarded, `kv_cache` kept: SGLang releases `weights`; vLLM's levels cannot.
     - `cuda_graphs` released: SGLang releases `cuda_graph` too; vLLM backs them up with sleep_mode_offload_cudagraph
@@ -69,6 +69,7 @@ class SleepWake(Scenario):
     staged: bool = False
     transport: Literal["ipc", "shm", "disk"] = "ipc"
     how: Literal["auto", "graph", "foreach", "copies", "loader"] = "graph"
+    senders: int = 1
     prompts: int = 128
     input_tokens: int = 128
     output_tokens: int = 64
@@ -91,7 +92,7 @@ class SleepWake(Scenario):
 
     def params(self) -> dict[str, Any]:
         """Without those of a sync where there is none."""
-        unused = () if self.weights == "discarded" else ("transport", "how")
+        unused = () if self.weights == "discarded" else ("transport", "how", "senders")
         return {name: value for name, value in super().params().items() if name not in unused}
 
     @property
@@ -135,9 +136,9 @@ class SleepWake(Scenario):
         if self.weights != "discarded":
             return None
         if "sender_gib" in rig.facts:
-            return rig.link(self.transport, self.how)
+            return rig.link(self.transport, self.how, senders=self.senders)
         before = rig.device_gib(self.gpus)
-        link = rig.link(self.transport, self.how)
+        link = rig.link(self.transport, self.how, senders=self.senders)
         link.update(0)
         link.sync()
         rig.facts |= {"before_gib": round(before, 4), "sender_gib": round(rig.device_gib(self.gpus) - before, 4)}
@@ -246,6 +247,7 @@ def weights_gib(model: str, dtype: str) -> float:
 
 TINY = SleepWake(model="tiny-qwen3", options=CPU, prompts=8, input_tokens=64, output_tokens=16)
 B05 = SleepWake(model=HALF, gpus=1, options=replace(GPU, memory_fraction=0.4))
+B70 = replace(B05, model=SEVENTY, gpus=8, options=replace(B05.options, tensor_parallel=8))
 
 CASES = {
     "tiny": TINY,
@@ -263,4 +265,8 @@ CASES = {
         "weights": replace(base, weights="discarded", kv_cache="kept"),
         "pause": replace(base, weights="kept", kv_cache="kept"),
     }.items()
+} | {
+    "70B-tp8-backup": B70,
+    "70B-tp8-discard-staged": replace(B70, weights="discarded", staged=True, senders=8),
+    "70B-tp8-kv": replace(B70, weights="kept"),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from benchmarks import CPU, GPU, HALF, SEVEN
+from benchmarks import CPU, GPU, HALF, SEVEN, SEVENTY
 from harness import fresh, speed
 from harness.proof import prove
 from harness.record import Certificate
@@ -100,7 +100,7 @@ def large(gpus: int) -> dict[str, WeightSync]:
         GPU, tensor_parallel=gpus, memory_fraction=0.5 if gpus == 2 else 0.4, max_running=64, graph_batch=64
     )
     # The weights fit no disk beside the engine's environments.
-    here = WeightSync(model="Llama-3-70B", gpus=gpus, options=options, senders=gpus, restart=False, steps=10)
+    here = WeightSync(model=SEVENTY, gpus=gpus, options=options, senders=gpus, restart=False, steps=10)
     half = replace(options, tensor_parallel=gpus // 2, memory_fraction=0.8)
     apart = replace(here, options=half, senders=gpus // 2, transport="nccl", colocated=False)
     return {

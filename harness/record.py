@@ -23,6 +23,7 @@ PARAMS_BEFORE: dict[str, dict[str, Any]] = {  # by scenario
     "multi_turn": {"flush": True},
     "long_context": {"flush": True},
     "replay": {"flush": True},
+    "sleep_wake": {"senders": 1},
     "weight_sync": {"senders": 1, "colocated": True, "bucket": 64, "merged_rank": 0, "straight": False},
 }
 RENAMED = {"single_turn": {"requests": "prompts"}}  # parameters, by scenario: the old name and today's

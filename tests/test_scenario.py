@@ -42,7 +42,7 @@ def test_no_name_is_the_main_job() -> None:
 
 @pytest.mark.parametrize("name", ["single_turn", "multi_turn", "long_context"])
 def test_a_scenario_or_a_pattern_takes_what_the_machine_can_run(name: str) -> None:
-    few, all_of_them = (set(scenario.select([name], gpus=g)) for g in (0, 2))
+    few, all_of_them = (set(scenario.select([name], gpus=g)) for g in (0, 8))
     assert few == set(scenario.select([f"{name}/tiny*"], gpus=1))
     assert few < all_of_them == {full for full in CASES if full.startswith(f"{name}/")}
 

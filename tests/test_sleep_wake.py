@@ -52,7 +52,7 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     monkeypatch.setattr("harness.rig.PAUSE", 0.0)
     monkeypatch.setattr("harness.rig.SETTLE", 0.1)
     monkeypatch.setattr(sleep_wake, "weights_gib", lambda model, dtype: WEIGHTS / 1024)
-    monkeypatch.setattr(Rig, "link", lambda self, transport, how: Sender(self, works=transport == "ipc"))
+    monkeypatch.setattr(Rig, "link", lambda self, transport, how, senders: Sender(self, works=transport == "ipc"))
 
     def made(fake: dict[str, Any] | None = None, **changes: Any) -> SleepWake:
         native = {"fake": {"memory": str(file), **(fake or {})}}
@@ -150,14 +150,14 @@ def test_staged_waking_needs_less_until_the_weights_are_in_place(case: Case, tmp
 
 
 def test_what_a_sender_takes_is_not_the_engines(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, senders = machine.device_memory_mib, list[Sender]()
+    engine, joint = machine.device_memory_mib, list[Sender]()
 
-    def joined(self: Rig, transport: str, how: str) -> Sender:
-        senders.append(Sender(self, works=True))
-        return senders[-1]
+    def joined(self: Rig, transport: str, how: str, senders: int) -> Sender:
+        joint.append(Sender(self, works=True))
+        return joint[-1]
 
     monkeypatch.setattr(Rig, "link", joined)
-    monkeypatch.setattr(machine, "device_memory_mib", lambda: [engine()[0] + 700 * bool(senders)])
+    monkeypatch.setattr(machine, "device_memory_mib", lambda: [engine()[0] + 700 * bool(joint)])
     launch = measured(tmp_path, case(weights="discarded"))
     assert launch.facts["sender_gib"] == pytest.approx(700 / 1024, abs=1e-3)
     assert launch.samples["memory_asleep"] == pytest.approx([(REST + 100) / 1024] * 10, abs=1e-3)
