@@ -15,7 +15,9 @@ asked: list[str] = []  # engines that bench sessions have named, for the one tha
 
 def light(session: nox.Session, lock: str = "light") -> None:
     """The light environment from its lock, with this checkout in it."""
-    session.run_install("uv", "pip", "sync", "--quiet", "--require-hashes", f"requirements/{lock}.txt")
+    session.run_install(
+        "uv", "pip", "sync", "--quiet", "--compile-bytecode", "--require-hashes", f"requirements/{lock}.txt"
+    )
     session.install("--quiet", "--no-deps", "--editable", ".")
 
 
@@ -64,7 +66,8 @@ def bench(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Unit tests, and the contract on the fake engine."""
     light(session, "dev")
-    session.run("pytest", "-m", "not real", "-n", "auto", "--dist", "loadfile", *session.posargs)
+    spread = ["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
+    session.run("pytest", "-m", "not real", *spread, *session.posargs)
 
 
 @nox.session
@@ -89,7 +92,7 @@ def trainers(session: nox.Session) -> None:
     find = "from harness.envs import torch_source; print(*torch_source('cpu'))"
     source = str(session.run("python", "-c", find, silent=True)).split()
     lock = "requirements/trainers-cpu.txt"
-    session.run_install("uv", "pip", "sync", "--quiet", "--require-hashes", *source, lock)
+    session.run_install("uv", "pip", "sync", "--quiet", "--compile-bytecode", "--require-hashes", *source, lock)
     session.install("--quiet", "--no-deps", "--editable", ".")
     session.run("pytest", "tests/trainers", "-n", "auto", *session.posargs)
 

@@ -42,7 +42,7 @@ class RLStep(Scenario):
     reward of held-out prompts that must be reached (0: none).
     """
 
-    shares, again = "steps", False
+    shares = "steps"
 
     lesson: Lesson = field(default_factory=Lesson)
     prompts: int = 32
@@ -63,6 +63,10 @@ class RLStep(Scenario):
             raise ValueError("an engine that answers while the trainer learns cannot sleep: lag 1 needs sleeps=False")
         rank = 0 if self.lesson.settings.get("merged", True) else self.lesson.settings["lora"]
         object.__setattr__(self, "options", replace(self.options, sleep=self.sleeps, lora_rank=rank))
+
+    @property
+    def again(self) -> bool:
+        return False  # what was learnt stays
 
     def crew(self, rig: "Rig") -> Crew:
         """The trainer; when it joins its weights go in, so that both begin alike."""

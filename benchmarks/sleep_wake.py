@@ -91,8 +91,8 @@ class SleepWake(Scenario):
         return "sleep_cycle"
 
     def params(self) -> dict[str, Any]:
-        """Without those of a sync where there is none."""
-        unused = () if self.weights == "discarded" else ("transport", "how", "senders")
+        """Without how a sync goes where there is none."""
+        unused = () if self.weights == "discarded" else ("transport", "how")
         return {name: value for name, value in super().params().items() if name not in unused}
 
     @property

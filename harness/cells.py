@@ -11,10 +11,9 @@ from harness import stats, store
 from harness.errors import NotComparable, UserError
 from harness.gate import Cell, Verdict
 from harness.metrics import METRICS, Metric, in_case
-from harness.record import OF_THE_MACHINE, Commit, Launch, Record
+from harness.record import DRIFTING, OF_THE_MACHINE, Commit, Launch, Record
 
 FAILED = "failed.jsonl"  # beside the records of a side: launches that left none
-DRIFTING = 2  # launches of head: one in twenty does by chance
 Key = tuple[str, str]  # case, engine
 
 
@@ -230,10 +229,15 @@ def untrue(record: Record) -> str:
 
 def drifts(before: Record, after: Record) -> str:
     """How often head's figures drift within a launch, where that is head's doing: in several, and more than base's."""
-    found = [[launch for launch in record.measured if launch.red("steady")] for record in (before, after)]
+    found = [[launch for launch in record.measured if _drifted(launch)] for record in (before, after)]
     if len(found[1]) < DRIFTING or len(found[1]) <= len(found[0]):
         return ""
-    return f"head: {len(found[1])} of {len(after.measured)} launches, {found[1][0].red('steady')}"
+    return f"head: {len(found[1])} of {len(after.measured)} launches, {_drifted(found[1][0])}"
+
+
+def _drifted(launch: Launch) -> str:
+    """How a launch's figures drift, or did before they were measured anew."""
+    return launch.red("steady") or ("steady: measured anew" if launch.facts.get("drifted") else "")
 
 
 def _lost(before: Record, after: Record) -> str:

@@ -74,11 +74,8 @@ class Evidence:
         return sorted(self._of, key=lambda key: (key.machine, _place(key.scenario), natural(key.case), key.model))
 
     def newest(self, key: Key) -> dict[str, Entry]:
-        """By engine. One that the machine spoilt stands behind an older one that it can be compared with."""
-        return {
-            engine: next((entry for entry in reversed(found) if not entry.spoilt), found[-1])
-            for engine, found in self.history(key).items()
-        }
+        """By engine. Before one that the machine spoilt comes an older one that can be compared, if that holds."""
+        return {engine: _shown(found) for engine, found in self.history(key).items()}
 
     def set_aside(self, key: Key) -> dict[str, list[Entry]]:
         """By engine: those behind which an older one stands, oldest first."""
@@ -95,6 +92,12 @@ class Evidence:
     def load(self, entry: Entry) -> Record:
         """The whole record. Raises UserError when it is gone."""
         return store.load(self.root / entry.path)
+
+
+def _shown(found: Sequence[Entry]) -> Entry:
+    """The newest that the machine did not spoil, or of all where that has no figures."""
+    whole = next((entry for entry in reversed(found) if not entry.spoilt), found[-1])
+    return whole if whole.values else found[-1]
 
 
 def read(root: Path) -> Evidence:

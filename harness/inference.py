@@ -36,6 +36,10 @@ class Inference(Scenario):
         scheduled = getattr(self, "rate", 0) or getattr(self, "pause", 0)  # which then decides how long a step takes
         return "latency" if scheduled else "step_time"
 
+    @property
+    def again(self) -> bool:
+        return self.flush  # else its prompts are in the prefix cache still
+
     def step(self, rig: "Rig", index: int) -> dict[str, float]:
         requests = self.requests((self.seed, index), rig.vocabulary)
         if self.flush:

@@ -130,7 +130,7 @@ def _moved(plot: Plot) -> float:
 
 
 def _history(key: Key, found: Mapping[str, Sequence[Entry]]) -> Plot | None:
-    metric = next((name for entries in found.values() for name in entries[-1].values), None)
+    metric = next((name for entries in found.values() for entry in reversed(entries) for name in entry.values), None)
     kept = {engine: [e for e in entries if metric in e.values] for engine, entries in found.items()}
     times = sorted({(e.started, e.run, e.commit) for entries in kept.values() for e in entries})
     runs = list(dict.fromkeys((run, commit) for _, run, commit in times))[-HISTORY:]

@@ -54,7 +54,6 @@ class Scenario(ABC):
     """
 
     shares: ClassVar[str] = ""
-    again: ClassVar[bool] = True
 
     model: str
     gpus: int = 0
@@ -73,6 +72,10 @@ class Scenario(ABC):
     @property
     def steady(self) -> str:
         return "step_time"
+
+    @property
+    def again(self) -> bool:
+        return True
 
     def prepare(self, rig: "Rig") -> None:  # noqa: B027, most need nothing
         """Before the engine of a run's first pair starts."""

@@ -57,7 +57,7 @@ def rounds(rig: "Rig") -> Rounds:
 def kept(rig: "Rig", before: Rounds) -> Certificate:
     """Whether the rounds now are as fast as those before, by their medians; where they are not they are repeated. None
     where it cannot be told: others used the machine, its processor was as much slower (what an engine does between a
-    GPU's kernels is the processor's), the fastest round of all was fast enough, or one before was as slow."""
+    GPU's kernels is the processor's), the fastest round of all was fast enough, or two before were as slow."""
     least, behind = LEAST[rig.environment.device], list[Rounds]()
     while len(behind) < TRIES and (not behind or behind[-1].level < least * before.level):
         behind.append(rounds(rig))
@@ -70,8 +70,8 @@ def kept(rig: "Rig", before: Rounds) -> Certificate:
     noise = disturbed(rig, [before, *behind])
     noise = noise or (f"the processor took {slower:.2f} times as long for the same" if ratio * slower >= least else "")
     noise = noise or (f"the fastest round had {fastest:.3f}" if fastest >= least else "")
-    slowest = min(before.rates) / before.level
-    noise = noise or (f"one before had {slowest:.3f}" if slowest <= ratio else "")
+    slow = sorted(before.rates)[1] / before.level
+    noise = noise or (f"two before had {slow:.3f} or less" if slow <= ratio else "")
     return Certificate(ok=None if noise else False, figure=ratio, reason=f"{told}{noise and f', but {noise}'}")
 
 

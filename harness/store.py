@@ -118,15 +118,13 @@ def files(root: Path) -> list[Path]:
 
 
 def newest(root: Path, machine_id: str) -> tuple[dict[tuple[str, str], Record], list[str]]:
-    """The newest record of every case and engine on that machine, and why files were passed over. Instead of one that
-    the machine spoilt the newest that it did not, where the two can be compared."""
-    kept, whole, skipped = dict[tuple[str, str], Record](), dict[tuple[str, str], Record](), list[str]()
+    """The newest record of every case and engine on that machine, and why files were passed over."""
+    kept, skipped = dict[tuple[str, str], Record](), list[str]()
     for _, found in scan(root):
         if isinstance(found, str):
             skipped.append(found)
         elif found.machine.id == machine_id:
             key = found.case, found.engine
-            for newest in (kept, whole) if not found.spoilt else (kept,):
-                if key not in newest or newest[key].started < found.started:
-                    newest[key] = found
-    return kept | {key: found for key, found in whole.items() if found.compares(kept[key])}, skipped
+            if key not in kept or kept[key].started < found.started:
+                kept[key] = found
+    return kept, skipped

@@ -72,6 +72,13 @@ def test_a_launch_that_drifts_is_set_aside_but_not_a_head_that_does(base: int, h
         assert whole.reason.startswith(words)
 
 
+def test_a_head_whose_steps_were_measured_anew_drifts_too() -> None:
+    anew = record(launches=[launch(n, 100.0, facts={"drifted": [[1.0, 2.0]]} if n < 3 else {}) for n in (1, 2, 3, 4)])
+    (whole,) = cells.cells(side(record()), side(anew))
+    assert (whole.settled, whole.reason) == ("invalid", "head: 2 of 4 launches, steady: measured anew")
+    assert {cell.pairs for cell in cells.cells(side(anew), side(anew)) if cell.metric} == {4}
+
+
 @pytest.mark.parametrize("which", ["base", "head"])
 def test_a_broken_certificate_is_invalid_and_named(which: str) -> None:
     broken = record(launches=[launch(1, 100.0), launch(2, 100.0, certificates={"cache": BAD})])

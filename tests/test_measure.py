@@ -70,6 +70,11 @@ def test_a_trend_over_the_measured_steps_is_not_steady(values: list[float], ok: 
     assert (found.ok, "not settled after 3 warm-up steps" in found.reason) == (ok, True)
 
 
+def test_a_change_that_comes_again_is_no_chance() -> None:
+    noisy = [1.0, 3.0, 0.9, 2.5, 1.1, 3.2]
+    assert [measure.steady(noisy, [1.0] * 3, anew).ok for anew in (0, 1)] == [True, False]
+
+
 class Timed(Warming):
     """Steps that count alone; each window of five with a trend may be measured anew."""
 

@@ -11,7 +11,7 @@ import pytest
 from harness import draw, evidence, plots, standings, store
 from harness.evidence import Evidence
 from harness.plots import Plot, Point, Series
-from harness.record import Commit
+from harness.record import Certificate, Commit
 from harness.standings import Standing
 from tests import synthetic
 from tests.factory import START, launch, record
@@ -101,6 +101,15 @@ def test_history_by_commit(tmp_path: Path) -> None:
 def test_one_record_has_no_history(tmp_path: Path) -> None:
     found = past(tmp_path, 1)
     assert plots.history(found, found.cases()) == []
+
+
+def test_a_newest_record_without_figures_hides_no_history(tmp_path: Path) -> None:
+    found = past(tmp_path, 2)
+    wrong = {"load": Certificate(ok=False, figure=1, reason="others used half")}
+    void = record(started=START + timedelta(hours=9), run="9", launches=[launch(1, 100.0, certificates=wrong)])
+    store.save(void, tmp_path)
+    (plot,) = plots.history(evidence.read(tmp_path), found.cases())
+    assert len(plot.series[0].points) == 2
 
 
 def test_history_shows_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

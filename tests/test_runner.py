@@ -19,7 +19,7 @@ from harness import client, envs, lock, runner, shift, store
 from harness.envs import Environment
 from harness.errors import LaunchFailed, UserError
 from harness.pending import Pending
-from harness.record import Record
+from harness.record import Commit, Record
 from harness.scenario import Options, Scenario
 from harness.store import scan
 from tests.commands import rollbench
@@ -51,6 +51,15 @@ def run(
     plan = runner.Run([envs.find("fake")], launches, root, resume, 20, lambda text: None, said.append)
     written, failed = plan.cases({NAME: scenario})
     return [store.load(path) for path in written], failed, said
+
+
+@pytest.mark.parametrize("dirty", [True, False])
+def test_files_of_no_commit_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dirty: bool) -> None:
+    monkeypatch.setattr(runner.commit, "current", lambda: Commit(id="c", tree="t", dirty=dirty))
+    _, _, said = run(
+        tmp_path, SingleTurn(model="tiny-qwen3", prompts=1, output_tokens=2, warmup=1, steps=1), launches=1
+    )
+    assert any("the files are not those of a commit" in line for line in said) is dirty
 
 
 def test_order_is_abba() -> None:

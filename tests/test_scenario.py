@@ -183,3 +183,8 @@ def test_steps_settle_by_their_time_unless_a_schedule_sets_it() -> None:
     assert case.steady == "step_time"
     assert replace(case, rate=2.0).steady == "latency"
     assert MultiTurn(model="tiny-qwen3").steady == "step_time"
+
+
+def test_a_step_is_done_again_where_it_is_the_same_work() -> None:
+    case = MultiTurn(model="tiny-qwen3")
+    assert [case.again, replace(case, flush=False).again, ALL["rl_step/tiny-grpo"].again] == [True, False, False]

@@ -153,12 +153,13 @@ def test_what_a_sender_takes_is_not_the_engines(case: Case, tmp_path: Path, monk
     engine, joint = machine.device_memory_mib, list[Sender]()
 
     def joined(self: Rig, transport: str, how: str, senders: int) -> Sender:
+        assert senders == 8
         joint.append(Sender(self, works=True))
         return joint[-1]
 
     monkeypatch.setattr(Rig, "link", joined)
     monkeypatch.setattr(machine, "device_memory_mib", lambda: [engine()[0] + 700 * bool(joint)])
-    launch = measured(tmp_path, case(weights="discarded"))
+    launch = measured(tmp_path, case(weights="discarded", senders=8))
     assert launch.facts["sender_gib"] == pytest.approx(700 / 1024, abs=1e-3)
     assert launch.samples["memory_asleep"] == pytest.approx([(REST + 100) / 1024] * 10, abs=1e-3)
 
