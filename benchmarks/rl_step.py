@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from benchmarks import CPU, GPU, HALF
+from benchmarks import CPU, GPU, HALF, SEVENTY
 from harness import efficiency, fresh, machine, rates, stats
 from harness.audit import figures
 from harness.crew import Crew, Lesson
@@ -240,4 +240,9 @@ CASES = {
     "0.5B-grpo-apart": APART,
     "0.5B-grpo-apart-off": replace(APART, lag=1),
     "0.5B-grpo-ranks": replace(B05, gpus=2, ranks=2, options=replace(B05.options, tensor_parallel=2)),
+    # Masters and moments of 70B fill eight GPUs of 139 GiB and their host: an adapter learns.
+    "70B-grpo-lora": learning(
+        replace(B05, model=SEVENTY, gpus=8, ranks=8, options=replace(B05.options, tensor_parallel=8)),
+        settings=LARGE | {"rate": 1e-5, "lora": 32, "checkpointing": True, "layerwise": True},
+    ),
 }  # fmt: skip

@@ -17,6 +17,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from trainers.flat import Piece, Slot, Stored, extent, held, shares
+from trainers.layerwise import Filler
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,18 @@ def join(rank: int, count: int, address: str, kind: str) -> Ranks:
     return Ranks(rank, count, DeviceMesh(kind, list(range(count))))
 
 
-def shard(network: nn.Module, layers: Sequence[nn.Module], dtype: torch.dtype, ranks: Ranks) -> None:
-    """Share out a network's float32 parameters, which compute in `dtype`; gradients are summed in float32."""
+def shard(
+    network: nn.Module, layers: Sequence[nn.Module], dtype: torch.dtype, ranks: Ranks, device: torch.device,
+    filler: Filler | None = None,
+) -> None:  # fmt: skip
+    """Share out a network's parameters in float32, which compute in `dtype`; gradients are summed in float32. filler:
+    of a network whose parameters have no memory, which is filled layer by layer."""
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    if filler is None:
+        network.to(device=device, dtype=torch.float32)
     for module in (*layers, network):
+        if filler is not None:
+            filler.fill(module, device, torch.float32)
         fully_shard(module, mesh=ranks.mesh, mp_policy=policy)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from trainers import fsdp, lora, names
 from trainers.flat import views
 from trainers.fsdp import Ranks, Shards, local, whole
+from trainers.layerwise import Filler
 from trainers.lora import Change, Lora
 from trainers.model import Backbone, Policy, layers
 from trainers.optimiser import AdamW, Optimiser
@@ -67,6 +68,16 @@ def _on(network: nn.Module, device: torch.device) -> None:
             module._buffers[name] = buffer.to(device)
 
 
+def _spread(
+    network: Backbone, dtype: torch.dtype, device: torch.device, ranks: Ranks | None, filler: Filler | None
+) -> None:
+    """Share a network out over the ranks, and fill it where it is empty."""
+    if ranks:
+        fsdp.shard(network, layers(network.hf), dtype, ranks, device, filler)
+    elif filler:
+        filler.fill(network, device, torch.float32)
+
+
 def _laid(
     parameters: Mapping[str, nn.Parameter], dtype: torch.dtype, device: torch.device, ranks: Ranks | None
 ) -> Arena | Shards:
@@ -97,14 +108,14 @@ class Learner:
         settings: AdamW,
         wanted: Lora | None = None,
         ranks: Ranks | None = None,
+        filler: Filler | None = None,
     ) -> None:
         self.network, self.dtype, self.lora = network, dtype, wanted
         if isinstance(network, Policy):
             names.check(network.hf, names.ordered(network.hf))
         if wanted:
             lora.inject(network.hf, wanted)
-        if ranks:
-            fsdp.shard(network.to(device=device, dtype=torch.float32), layers(network.hf), dtype, ranks)
+        _spread(network, dtype, device, ranks, filler)
         base = _laid(_parameters(network), dtype, device, ranks)
         self.held: Held = base
         if wanted:
@@ -161,10 +172,12 @@ class Learner:
 class Reference:
     """A policy that stays as it is."""
 
-    def __init__(self, network: Policy, dtype: torch.dtype, device: torch.device, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, network: Policy, dtype: torch.dtype, device: torch.device, ranks: Ranks | None = None,
+        filler: Filler | None = None,
+    ) -> None:  # fmt: skip
         self.network = network.requires_grad_(False)
-        if ranks:
-            fsdp.shard(network.to(device=device, dtype=torch.float32), layers(network.hf), dtype, ranks)
+        _spread(network, dtype, device, ranks, filler)
         self.held = _laid(_parameters(network), dtype, device, ranks)
         _on(network, device)
 

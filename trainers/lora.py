@@ -58,12 +58,24 @@ def inject(model: Any, lora: Lora) -> None:
     with torch.random.fork_rng(devices=[]):  # PEFT begins it on the host
         torch.manual_seed(lora.seed)
         inject_adapter_in_model(config, model, adapter_name=NAME)
+        _made_real(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".lora_" in name)
         if parameter.requires_grad:
             parameter.data = parameter.data.to(next(model.parameters()).dtype)
     if lora.path:
         _resume(model, lora)
+
+
+def _made_real(model: Any) -> None:
+    """Begin, on the host, an adapter that PEFT left without memory, as it does beside a matrix without any."""
+    from peft.tuners.lora import LoraLayer
+
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and module.lora_A[NAME].weight.is_meta:
+            for part in (module.lora_A[NAME], module.lora_B[NAME]):
+                part.to_empty(device="cpu")
+            module.reset_lora_parameters(NAME, True)  # type: ignore[no-untyped-call]
 
 
 def _check(model: Any, lora: Lora) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainers import attention
+from trainers import attention, layerwise
 from trainers.logprobs import CHUNK, logprobs, logprobs_and_entropy
 from trainers.micro import Inputs
 
@@ -15,14 +15,21 @@ BEHIND_HEAD = {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scal
 
 
 def load(
-    path: str, dtype: torch.dtype, device: torch.device, *, seed: int = 0, attention_by: str = "", keep: bool = False
+    path: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    seed: int = 0,
+    attention_by: str = "",
+    keep: bool = False,
+    empty: bool = False,
 ) -> Any:
     """A model of transformers from a folder or a hub's name, to be trained: no dropout, no cache.
 
     A folder without weights gives random ones of that seed. attention_by: a name that transformers knows, or
     `attention.VARLEN`; by default the fastest for the device. keep: leave a checkpoint's weights in its own dtype and
-    on the host, for who moves them anyway. Raises ValueError for what is no such folder and for a model whose logits
-    are changed behind its head.
+    on the host, for who moves them anyway. empty: without memory for parameters, for `layerwise.Filler`. Raises
+    ValueError for what is no such folder and for a model whose logits are changed behind its head.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -30,7 +37,9 @@ def load(
     way = attention_by or attention.choose(device)
     if way == attention.VARLEN:
         attention.register()
-    if Path(path).is_dir() and not any(one.suffix in (".safetensors", ".bin") for one in Path(path).iterdir()):
+    if empty:
+        model = layerwise.emptied(config, dtype, way)
+    elif Path(path).is_dir() and not any(one.suffix in (".safetensors", ".bin") for one in Path(path).iterdir()):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
@@ -38,7 +47,7 @@ def load(
             )
     else:
         model = AutoModelForCausalLM.from_pretrained(path, dtype="auto" if keep else dtype, attn_implementation=way)
-    if not keep:
+    if not (keep or empty):
         model = model.to(device=device)
     _check_head(model)
     _without_dropout(model)

@@ -15,6 +15,7 @@ class Settings:
     the rollouts. chunk: tokens whose logits stand in memory at once. entropy: measured even where the loss does not
     need it. attention: its name in transformers, by default the fastest there is. checkpointing: activations are
     computed again in the backward pass. compiled: layers are compiled, and packed rows filled up to the budget.
+    layerwise: the model is read or made a layer at a time, for one that no rank holds whole.
     """
 
     dtype: str = "bfloat16"
@@ -32,3 +33,4 @@ class Settings:
     attention: str = ""
     checkpointing: bool = False
     compiled: bool = False
+    layerwise: bool = False

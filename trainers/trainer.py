@@ -12,6 +12,7 @@ from trainers.algorithms import Algorithm, Targets
 from trainers.batch import Batch
 from trainers.flat import Slot
 from trainers.fsdp import Ranks
+from trainers.layerwise import Filler
 from trainers.learner import Learner, Reference
 from trainers.logprobs import spread
 from trainers.micro import cut
@@ -41,25 +42,32 @@ class Trainer:
         self.passes = Passes(settings.budget, pack, settings.compiled, ranks)
         self.phases, self.away = Phases(self.device), Offload(self.device)
         self.random = torch.Generator().manual_seed(settings.seed)
-        hf = self._load()
+        hf, filler = self._load()
         if pack and not model.packable(hf):
             raise ValueError(f"model type {hf.config.model_type} carries a state from token to token: set pack=False")
-        self.policy = Learner(Policy(hf), self.dtype, self.device, settings.optimiser, settings.lora, ranks)
+        place = self.dtype, self.device
+        self.policy = Learner(Policy(hf), *place, settings.optimiser, settings.lora, ranks, filler)
         self.critic: Learner | None = None
         if algorithm.critic:
-            self.critic = Learner(Critic(self._load()), self.dtype, self.device, settings.critic, ranks=ranks)
+            hf, filler = self._load()
+            self.critic = Learner(Critic(hf), *place, settings.critic, ranks=ranks, filler=filler)
         self.reference: Reference | None = None
         if algorithm.kl.coefficient and not settings.lora:
-            self.reference = Reference(Policy(self._load()), self.dtype, self.device, ranks)
+            hf, filler = self._load()
+            self.reference = Reference(Policy(hf), *place, ranks, filler)
         for learner in self._learners():
             self._speed(learner.network)
         if self.reference:
             self._speed(self.reference.network)
 
-    def _load(self) -> Any:
-        """A model as it is on the disk; where it is to be is the learner's work."""
-        way = self.settings.attention or ("" if self.passes.pack else "sdpa")
-        return model.load(self.path, self.dtype, self.device, seed=self.settings.seed, attention_by=way, keep=True)
+    def _load(self) -> tuple[Any, Filler | None]:
+        """A model as it is on the disk, or empty with what fills it; where it is to be is the learner's work."""
+        settings = self.settings
+        hf = model.load(
+            self.path, self.dtype, self.device, seed=settings.seed, keep=True, empty=settings.layerwise,
+            attention_by=settings.attention or ("" if self.passes.pack else "sdpa"),
+        )  # fmt: skip
+        return hf, Filler(hf, self.path, self.dtype, settings.seed) if settings.layerwise else None
 
     def _speed(self, network: Backbone) -> None:
         if self.settings.checkpointing:

@@ -34,6 +34,8 @@ CASES = {
     "dense": Case("qwen2", "grpo", SMALL),
     "experts": Case("qwen3_moe", "ppo", SMALL),
     "lora": Case("qwen3", "grpo", Settings(**vars(SMALL) | {"lora": Lora(4, 8, ("q_proj", "o_proj"))})),
+    "layerwise": Case("qwen2", "ppo", Settings(**vars(SMALL) | {"layerwise": True})),
+    "layerwise_lora": Case("qwen3", "grpo", Settings(**vars(SMALL) | {"layerwise": True, "lora": Lora(4, 8)})),
     "bfloat16": Case("llama", "dapo", Settings(**vars(SMALL) | {"dtype": "bfloat16", "checkpointing": True}), 2e-2),
 }
 
