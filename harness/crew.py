@@ -1,5 +1,6 @@
 """The trainer's processes, joined to the engine whose weights they make: they ask, learn, and send."""
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ class Crew(Link):
 
     def hold(self, **more: Any) -> list[dict[str, Any]]:
         """Have each rank make its trainer, from the weights that the engine has."""
-        lesson, meeting = self.lesson, self.rig.worker.folder / "ranks"
+        lesson, meeting = self.lesson, self.rig.worker.folder / f"ranks-{uuid.uuid4().hex[:8]}"  # not an older crew's
         model = str(self.rig.start_on or models.find(self.rig.model).path)
         shared = {
             "model": model, "algorithm": lesson.algorithm, "changes": lesson.changes, "settings": lesson.settings,

@@ -10,6 +10,7 @@ import pytest
 from harness import envs, link, models, senders
 from harness.adapterlink import AdapterLink
 from harness.client import Reply
+from harness.crew import Crew, Lesson
 from harness.link import Link
 from harness.ownlink import OwnLink
 from harness.rig import Rig
@@ -220,3 +221,11 @@ def test_an_adapter_goes_alone_over_a_base_that_was_there_before(rig: Any) -> No
 def test_ways_that_need_the_engine_started_for_them_say_so() -> None:
     named = {way: getattr(transports.load(way), "BACKEND", "") for way in transports.OWN_WAYS}
     assert {way: backend for way, backend in named.items() if backend} == {"vllm_ipc": "ipc", "vllm_nccl": "nccl"}
+
+
+def test_ranks_of_each_crew_meet_at_a_place_of_their_own(rig: Any) -> None:
+    rig.start_on = None
+    crews = [Crew(rig, "shm", "copies", Lesson(), senders=2) for _ in range(2)]
+    places = [{told(sender, "hold")["meeting"] for sender in crew.senders} for crew in crews]
+    assert [len(place) for place in places] == [1, 1]
+    assert places[0] != places[1]

@@ -121,6 +121,7 @@ class VLLM:
             ignore_eos=True,
             detokenize=False,
             logprobs=0 if sampling.logprobs else None,  # the chosen token's alone
+            flat_logprobs=True,  # as lists of numbers, not as objects for each token
             output_kind=RequestOutputKind.CUMULATIVE if sampling.stream else RequestOutputKind.FINAL_ONLY,
         )
         sent, last, stamps = time.perf_counter(), None, list[float]()
@@ -246,7 +247,8 @@ def _answer(output: Any, sent: float, stamps: list[float]) -> Answer:
     """`output` is the last one of a request that went out at `sent`. vLLM stamps arrivals on the wall clock and tokens
     on the engine's monotonic one, so only differences on one clock are taken."""
     completion, metrics = output.outputs[0], output.metrics
-    chosen = [step[token].logprob for token, step in zip(completion.token_ids, completion.logprobs or [], strict=False)]
+    found = completion.logprobs
+    chosen = [found.logprobs[first] for first in found.start_indices] if found else []
     return Answer(
         list(completion.token_ids),
         prompt_ids=output.prompt_token_ids,
