@@ -19,7 +19,8 @@ DOCS = PROJECT / "docs"
 ENGINES, SEEDS, GOAL = ("vllm", "sglang"), (0, 1, 2), 0.9
 FIRST = CASES["tiny-grpo-learns"]
 RUNS = {name: CASES[f"tiny-{name}-learns"] for name in ("grpo", "ppo", "rloo", "dapo")} | {
-    "grpo, LoRA": learning(FIRST, settings=FIRST.lesson.settings | {"rate": 1e-3, "lora": 16})
+    # The supervised steps teach an adapter less, so that it begins at 0.13.
+    "grpo, LoRA": replace(learning(FIRST, settings=FIRST.lesson.settings | {"rate": 1e-3, "lora": 16}), steps=100)
 }
 
 
@@ -61,7 +62,7 @@ def draw() -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(len(ENGINES), len(RUNS), figsize=(12, 4.6), sharex=True, sharey=True)
-    lines = ["| algorithm | engine | held-out reward, three seeds | seconds of 70 steps | largest mismatch, nats |"]
+    lines = ["| algorithm | engine | held-out reward, three seeds | seconds of all steps | largest mismatch, nats |"]
     lines += ["|---|---|---|---|---|"]
     for row, engine in zip(axes, ENGINES, strict=True):
         found = json.loads((DOCS / f"learning-{engine}.json").read_text())
