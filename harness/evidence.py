@@ -79,8 +79,7 @@ class Evidence:
 
     def set_aside(self, key: Key) -> dict[str, list[Entry]]:
         """By engine: those behind which an older one stands, oldest first."""
-        shown = self.newest(key)
-        return {engine: found[found.index(shown[engine]) + 1 :] for engine, found in self.history(key).items()}
+        return {engine: found[found.index(_shown(found)) + 1 :] for engine, found in self.history(key).items()}
 
     def history(self, key: Key) -> dict[str, list[Entry]]:
         """By engine, oldest first: those that the newest can be compared with."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness import stats
+from harness.errors import NotComparable
 from harness.metrics import METRICS, Metric
 from harness.record import Record
 
@@ -66,13 +67,21 @@ def series(records: Iterable[Record]) -> list[Series]:
             kinds.setdefault((record.case, record.engine, record.lane), []).append(record)
     found = []
     for kind in kinds.values():
-        same = [record for record in kind if record.compares(kind[-1])]
+        same = [record for record in kind if _comparable(record, kind[-1])]
         for metric in METRICS.values():
             if metric.better:
                 held = [(record, value) for record in same if (value := _value(record, metric)) is not None]
                 if held:
                     found.append(Series(metric, *zip(*held, strict=True)))
     return found
+
+
+def _comparable(record: Record, newest: Record) -> bool:
+    try:
+        record.must_compare(newest)
+    except NotComparable:
+        return False
+    return True
 
 
 def _value(record: Record, metric: Metric) -> float | None:

@@ -171,13 +171,6 @@ class Record(BaseModel):
                 where, was, now = difference(name, before, after)
                 raise NotComparable(f"{self.case}: {where} was {was!r}, now {now!r}: records cannot be compared")
 
-    def compares(self, other: "Record") -> bool:
-        try:
-            self.must_compare(other)
-        except NotComparable:
-            return False
-        return True
-
 
 def difference(name: str, before: Any, after: Any) -> tuple[str, Any, Any]:
     """The innermost field in which two values differ, dotted, with both values."""

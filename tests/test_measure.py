@@ -75,6 +75,26 @@ def test_a_change_that_comes_again_is_no_chance() -> None:
     assert [measure.steady(noisy, [1.0] * 3, anew).ok for anew in (0, 1)] == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("steps", "noise", "drift", "once", "anew"),
+    [(5, 0.02, 0.15, 0.54, 0.48), (10, 0.05, 0.15, 0.37, 0.23), (8, 0.05, 0, 0, 0)],
+)
+def test_a_drift_that_goes_on_voids_about_as_many_launches(
+    steps: int, noise: float, drift: float, once: float, anew: float
+) -> None:
+    random, trials, void = np.random.default_rng(0), 1000, [0, 0]
+    for _ in range(trials):
+        for window in range(measure.ANEW + 1):
+            line = (1 + drift) ** window * np.linspace(1, 1 + drift, steps)
+            values = (line * (1 + random.normal(0, noise, steps))).tolist()
+            drifts = measure.steady(values, [1.0] * 3, window).ok is False
+            void[0] += drifts and not window
+            if not drifts:
+                break
+        void[1] += drifts
+    assert [count / trials for count in void] == pytest.approx([once, anew], abs=0.04)
+
+
 class Timed(Warming):
     """Steps that count alone; each window of five with a trend may be measured anew."""
 

@@ -154,6 +154,14 @@ def test_a_worker_that_is_gone_leaves_the_engine_running(engine: tuple[Any, List
     assert [request for _, request in made.seen][-2:] == ["own", "more"]
 
 
+def test_a_receiver_times_the_emptying_of_a_cache_where_it_can() -> None:
+    emptied = list[int]()
+    cached = Receiver(lambda: None, print, print, lambda: emptied.append(1))
+    assert 0 <= cached.answer({"do": "flush"})["value"] < 1
+    assert emptied == [1]
+    assert Receiver(lambda: None, print, print).answer({"do": "flush"}) == {"value": None}
+
+
 def test_an_engine_of_several_processes_is_asked_through_its_front() -> None:
     receiver = Receiver(lambda: None, lambda named: None, lambda path: None)
     shortcut = Shortcut()

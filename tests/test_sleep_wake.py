@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,7 +93,7 @@ def test_a_launch_gives_times_memory_and_speed(case: Case, tmp_path: Path) -> No
     assert samples["memory_asleep"] == pytest.approx([(REST + 100) / 1024] * 10, abs=1e-5)
     assert samples["memory_awake"] == pytest.approx([5600 / 1024] * 10, abs=1e-5)
     assert samples["memory_slope"] == [0]
-    assert samples["sleep_first"][0] >= 0.2 > 10 * median(samples["sleep_time"])
+    assert samples["sleep_first"][0] >= 0.2 > 10 * max(samples["sleep_time"])
     assert len(samples["wake_first"]) == len(samples["host_taken"]) == 1
     assert "sync_latency" not in samples
     assert [round(a + b, 9) for a, b in zip(samples["sleep_time"], samples["wake_time"], strict=True)] == pytest.approx(
@@ -204,7 +203,10 @@ def test_what_an_engine_cannot_do_is_not_asked_again_when_a_run_goes_on(
     (record,), missing, said = run(tmp_path, CASES["tiny"], launches=2, resume=True)
     assert missing == 0
     assert len(record.launches) == 1
-    assert [line.partition(": ")[2] for line in said if line.startswith("launch ")] == [
+    told = [
+        line for line in said if not line.startswith("the files are not those of a commit")
+    ]  # nor are they, at work
+    assert [line.partition(": ")[2] for line in told[1:]] == [
         "fake is there from the interrupted run", "fake skipped, it cannot do this",
     ]  # fmt: skip
 

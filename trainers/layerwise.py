@@ -2,7 +2,6 @@
 
 import json
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,11 @@ from torch.distributed.tensor import DTensor
 from trainers import names
 
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
+
+
+def bare(path: str) -> bool:
+    """Whether it is a folder with a configuration and no weights."""
+    return Path(path).is_dir() and not any(one.suffix in (".safetensors", ".bin") for one in Path(path).iterdir())
 
 
 def emptied(config: Any, dtype: torch.dtype, attention: str) -> Any:
@@ -33,14 +37,15 @@ class Filler:
 
     path: a checkpoint's folder or its name at a hub, which is read tensor by tensor; a folder without weights gives
     random ones of `seed`, the same however many ranks there are: matrices normal with the configuration's
-    `initializer_range`, in `dtype`, norms 1, biases 0.
+    `initializer_range`, in `dtype`, norms 1, biases 0. Raises ValueError for a checkpoint that is no safetensors, and
+    where one lacks a tensor.
     """
 
     def __init__(self, hf: Any, path: str, dtype: torch.dtype, seed: int) -> None:
         self.names = {id(parameter): name for name, parameter in names.ordered(hf).items()}
         self.dtype, self.seed = dtype, seed
         self.spread = float(getattr(hf.config, "initializer_range", 0.02))
-        self.files = _files(path)
+        self.files = {} if bare(path) else _files(path)
 
     def fill(self, module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         """Give all parameters of a module that are not shared out yet memory on the device, in `dtype`, and their
@@ -80,7 +85,9 @@ class Filler:
 
 
 def _files(path: str) -> dict[str, Path]:
-    """The file that holds each tensor of a checkpoint; none in a folder without weights."""
+    """The file that holds each tensor of a checkpoint."""
+    from safetensors import safe_open
+
     folder = Path(path)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
@@ -89,11 +96,7 @@ def _files(path: str) -> dict[str, Path]:
     if (folder / INDEX).is_file():
         found: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
         return {name: folder / file for name, file in found.items()}
-    return dict.fromkeys(_names(folder / WHOLE), folder / WHOLE) if (folder / WHOLE).is_file() else {}
-
-
-def _names(file: Path) -> Iterable[str]:
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as found:
-        return list(found.keys())
+    if not (folder / WHOLE).is_file():
+        raise ValueError(f"checkpoint {path} holds neither {WHOLE} nor {INDEX}: it cannot be read a layer at a time")
+    with safe_open(folder / WHOLE, "pt") as file:
+        return dict.fromkeys(file.keys(), folder / WHOLE)

@@ -39,7 +39,7 @@ def load(
         attention.register()
     if empty:
         model = layerwise.emptied(config, dtype, way)
-    elif Path(path).is_dir() and not any(one.suffix in (".safetensors", ".bin") for one in Path(path).iterdir()):
+    elif layerwise.bare(path):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
             torch.manual_seed(seed)
             model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]

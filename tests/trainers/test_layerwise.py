@@ -46,6 +46,15 @@ def test_random_weights_are_spread_as_a_model_begins(tmp_path: Path) -> None:
             assert not torch.equal(tensor, other[name])
 
 
+def test_a_checkpoint_of_another_kind_is_no_folder_without_weights(tmp_path: Path) -> None:
+    path = folder(tmp_path, "qwen2")
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(
+        ValueError, match=r"holds neither model\.safetensors nor .*: it cannot be read a layer at a time"
+    ):
+        trainer(path)
+
+
 def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
     trainer(folder(tmp_path / "made"), layerwise=False).save(str(tmp_path / "saved"))
     hf = model.load(str(tmp_path / "saved"), torch.float32, CPU, empty=True)
