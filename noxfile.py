@@ -66,8 +66,7 @@ def bench(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Unit tests, and the contract on the fake engine."""
     light(session, "dev")
-    spread = ["-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder"]
-    session.run("pytest", "-m", "not real", *spread, *session.posargs)
+    session.run("pytest", "-m", "not real", "-n", "auto", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-SLOW = ("test_session.py", "test_report.py", "test_runner.py", "test_guide.py")  # files that begin first
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engine", default="fake", help="the engine that the contract is run on")
@@ -16,7 +14,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in SLOW)
     if not config.getoption("--long"):
         for item in items:
             if item.get_closest_marker("long"):
