@@ -24,9 +24,13 @@ class BadOffer(LaunchFailed):
     """What a sender offers does not fit the engine. Nothing was touched: the engine goes on with what it has."""
 
 
+LISTED = 24  # names in an error
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`did you mean X?` for a name mistyped, else the list of those known."""
+    """`did you mean X?` for a name mistyped, else the list of those known, as many as a line can hold."""
     names = sorted(known)
     close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1)
     matches = [n for n in names if close and n.lower() == close[0]]
-    return f"did you mean {matches[0]}?" if matches else f"known are {', '.join(names)}"
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"did you mean {matches[0]}?" if matches else f"known are {', '.join(names[:LISTED])}{more}"
